@@ -1,0 +1,50 @@
+# Everything runs in .venv, which is made the first time a target needs it.
+# What you may set: DATA and OUT (make train), PYTHON (the interpreter for .venv), ARGS (make lab, make bench).
+DATA ?= auto
+OUT ?= out
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
+	$$p -c "import sys; sys.exit(sys.version_info < (3, 11))" 2>/dev/null && { echo $$p; break; }; done)
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: help train test lab docs bench clean
+
+help:
+	@echo "make train  train: run nbs/20_final.ipynb; notebook, run folder and loss curve go to OUT=$(OUT)"
+	@echo "            DATA=auto|tiny|shapes|PATH; auto takes Tiny-ImageNet where there is one, else drawn shapes"
+	@echo "make lab    open the walk in JupyterLab"
+	@echo "make test   every check: export, clean, ruff, notebooks, pytest, docs, README; counts them at the end"
+	@echo "make docs   build the site from nbs/ into _docs/"
+	@echo "make bench  print the project's timings on this machine"
+	@echo "make clean  remove what docs and tests left; .venv, out/ and data/ stay"
+	@echo "The first of them makes .venv and downloads up to 6 GB (torch with CUDA, on Linux)."
+
+train: $(READY)
+	@$(BIN)/python tools/train.py --data "$(DATA)" --out "$(OUT)"
+
+test: $(READY)
+	@$(BIN)/python tools/check.py
+
+lab: $(READY)
+	@echo "== JupyterLab on nbs/index.ipynb; Ctrl-C twice ends it"
+	@$(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/nbs/index.ipynb $(ARGS)
+
+docs: $(READY)
+	@$(BIN)/python tools/docs.py
+
+bench: $(READY)
+	@$(BIN)/cnx_bench $(ARGS)
+
+clean:
+	rm -rf _proc _docs build dist *.egg-info .pytest_cache .ruff_cache
+	find . -name __pycache__ -not -path "./.venv/*" -prune -exec rm -rf {} +
+
+$(READY): settings.ini setup.py
+	@test -n "$(PYTHON)" || { echo "No Python 3.11 or newer found. Install one," \
+		"or name it: make PYTHON=/path/to/python3.12" >&2; exit 1; }
+	@echo "== Making .venv with $(PYTHON) ($$($(PYTHON) --version)). The first time this downloads"
+	@echo "   up to 6 GB (torch with CUDA, on Linux) and takes some minutes. An update takes seconds."
+	@$(PYTHON) -m venv .venv || { echo "Python's venv module is incomplete." \
+		"On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	@$(BIN)/python -m pip install --editable ".[dev]"
+	@touch $@

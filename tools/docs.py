@@ -1,0 +1,159 @@
+"""Build the site: nbs/ -> nbdev's processed notebooks in _proc/ -> Sphinx -> _docs/. Runs no lesson again."""
+import re
+import sys
+import tempfile
+from html.parser import HTMLParser
+from pathlib import Path
+from shutil import rmtree
+from urllib.parse import unquote, urlsplit
+
+import nbformat
+import yaml
+from nbdev.config import get_config
+from nbdev.serve import proc_nbs
+from nbformat.v4 import new_markdown_cell
+from sphinx.cmd.build import main as sphinx
+
+ROOT = Path(__file__).resolve().parent.parent
+NBS, PROC, DOCS = ROOT / "nbs", ROOT / "_proc", ROOT / "_docs"
+WIDGET = "application/vnd.jupyter.widget-view+json"
+LIVE = "*This control moves in JupyterLab: `make lab`.*"
+OPTION = re.compile(r"^#\|\s*([\w-]+)(?::\s*(.*?))?\s*$\n?", re.M)
+TAGS = {("echo", "false"): "remove-input", ("output", "false"): "remove-output",
+        ("code-fold", "true"): "hide-input"}
+
+
+def page(name: str) -> str:
+    "The page of a notebook, as nbdev's own links name it: `00_cost.ipynb` -> `cost`."
+    return re.sub(r"^\d+[a-zA-Z0-9]*_", "", Path(name).stem.lower())
+
+
+def process() -> None:
+    "nbdev's part, on copies whose exported code stays visible."
+    with tempfile.TemporaryDirectory() as copies:
+        for source in NBS.glob("*.ipynb"):
+            nb = nbformat.read(source, as_version=4)
+            for cell in nb.cells:
+                cell.source = re.sub(r"^#\|\s*export\s*$", "#| exports", cell.source, flags=re.M)
+            nbformat.write(nb, Path(copies) / source.name)
+        rmtree(PROC, ignore_errors=True)
+        proc_nbs(path=copies, n_workers=2, force=True)
+
+
+def markdown(text: str) -> str:
+    "Links to chapters and Quarto's callouts in Sphinx's terms."
+    site = "{doc_host}{doc_baseurl}/".format(**get_config().d)
+    text = re.sub(rf"\]\({re.escape(site)}(\w+)\.html(#[^)]*)?\)",
+                  lambda m: f"]({m[1]}.ipynb{(m[2] or '').partition('.')[0]})", text)
+    text = re.sub(r"\]\((\w+\.ipynb)", lambda m: f"]({page(m[1])}.ipynb", text)
+    text = re.sub(r"^:::\s*\{\.callout-(\w+)[^}]*\}", r":::{\1}", text, flags=re.M)
+    return text
+
+
+def api_entry(text: str) -> str:
+    "What show_doc wrote, its link to the source below the heading."
+    text = re.sub(r'^\W*(\[source\]\(.*?\))\{.*?\}\n+(#+ .*)', r"\2\n\n\1{.source}", text)
+    return markdown(text)
+
+
+def code_cell(cell, name: str) -> None:
+    "Turn nbdev's and Quarto's directives into tags; keep widgets' text stand-ins off the page."
+    options = {(k, v.strip("\"'")) for k, v in OPTION.findall(cell.source)}
+    cell.source = OPTION.sub("", cell.source)
+    cell.metadata.tags = [tag for option, tag in TAGS.items() if option in options]
+    cell.metadata.mystnb = {"code_prompt_show": "Show the code", "code_prompt_hide": "Hide the code"}
+    for i, output in enumerate(cell.outputs):
+        data = output.get("data", {})
+        if WIDGET in data or re.match(r"\w*(Box|interactive)\(", data.get("text/plain", "")):
+            cell.outputs[i] = nbformat.v4.new_output("display_data", {"text/markdown": LIVE})
+        elif output.output_type == "error":
+            raise SystemExit(f"{name} holds an error: {output.ename}: {output.evalue}")
+        elif "text/markdown" in data:
+            data["text/markdown"] = markdown(data["text/markdown"])
+
+
+def convert(path: Path) -> None:
+    "Rewrite one processed notebook for Sphinx; its API entries move to the end of the page."
+    nb = nbformat.read(path, as_version=4)
+    nb.metadata.pop("widgets", None)
+    cells, entries = [], []
+    for cell in nb.cells:
+        if cell.cell_type == "raw":
+            front = yaml.safe_load(cell.source.strip().strip("-"))
+            cell = new_markdown_cell(f"# {front['title']}\n\n> {front.get('description', '')}".strip("\n >"))
+        if cell.cell_type == "markdown":
+            cell.source = markdown(cell.source)
+            cells.append(cell)
+        elif re.search(r"^show_doc\(", cell.source, re.M):
+            text = [o.data["text/markdown"] for o in cell.outputs if "text/markdown" in o.get("data", {})]
+            if not text:
+                raise SystemExit(f"{path.name}: no API entry from {cell.source.splitlines()[-1]}")
+            entries += map(api_entry, text)
+        elif cell.source.strip():
+            code_cell(cell, path.name)
+            cells.append(cell)
+    if entries:
+        cells += [new_markdown_cell("## Reference"), *map(new_markdown_cell, entries)]
+    nb.cells = cells
+    nbformat.write(nb, path.with_name(page(path.name) + ".ipynb"))
+    if path.stem != page(path.name):
+        path.unlink()
+
+
+class Links(HTMLParser):
+    "The link targets and anchors of a page."
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.links, self.ids = set(), {""}
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        self.ids |= {attrs.get("id"), attrs.get("name") if tag == "a" else None}
+        self.links |= {attrs[k] for k in ("href", "src") if attrs.get(k)}
+
+
+def broken_links(site: Path) -> list[str]:
+    "Every relative link of the built pages that leads nowhere."
+    pages = {p: Links(p) for p in site.rglob("*.html")}
+    broken = []
+    for path, links in pages.items():
+        for link in sorted(links.links):
+            url = urlsplit(link)
+            if url.scheme or url.netloc:
+                continue
+            target = (path.parent / unquote(url.path)).resolve() if url.path else path
+            known = pages[target].ids if target in pages else {url.fragment}
+            if not target.is_file() or unquote(url.fragment) not in known:
+                broken.append(f"{path.relative_to(site)}: {link}")
+    return broken
+
+
+def main() -> int:
+    print("== Processing the notebooks (nbdev)", flush=True)
+    process()
+    order = sorted((p.name for p in NBS.glob("*.ipynb")), key=lambda n: (n != "index.ipynb", n))
+    missing = [name for name in order if not (PROC / name).exists()]
+    if missing:
+        sys.exit(f"nbdev could not process {', '.join(missing)}: see above")
+    for name in order:
+        convert(PROC / name)
+    index = nbformat.read(PROC / "index.ipynb", as_version=4)
+    tree = "\n".join(page(name) for name in order[1:])
+    index.cells.append(new_markdown_cell(f"```{{toctree}}\n:hidden:\n\n{tree}\n```"))
+    nbformat.write(index, PROC / "index.ipynb")
+    print("== Rendering the pages (Sphinx)", flush=True)
+    rmtree(DOCS, ignore_errors=True)
+    config = str(ROOT / "tools" / "sphinx")
+    code = sphinx(["-q", "-W", "-n", "--keep-going", "-b", "html", "-c", config,
+                   "-d", str(PROC / ".doctrees"), str(PROC), str(DOCS)])
+    broken = broken_links(DOCS)
+    print(*(f"broken link: {line}" for line in broken), sep="\n", end="\n" if broken else "")
+    if not code and not broken:
+        print(f"== {len(order)} pages, no broken link: open {DOCS / 'index.html'}")
+    return 1 if code or broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

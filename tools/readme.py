@@ -1,0 +1,63 @@
+"""Write README.md from nbs/index.ipynb, without Quarto. With --check: only say whether it is in step."""
+import os
+import re
+import sys
+from pathlib import Path
+
+import nbformat
+
+ROOT = Path(__file__).resolve().parent.parent
+NBS = ROOT / "nbs"
+LINK = re.compile(r"""(\]\(|\b(?:src|href)=["'])(?![a-z]+:|\#|/)([^)\s"']+)""")
+
+
+def from_root(match) -> str:
+    "A link as seen from nbs/, rewritten as seen from the repository's root."
+    path, hash_, anchor = match[2].partition("#")
+    path = os.path.normpath(NBS / path)
+    if not os.path.exists(path):
+        raise SystemExit(f"nbs/index.ipynb links to {match[2]}, which does not exist")
+    return match[1] + Path(path).relative_to(ROOT).as_posix() + hash_ + anchor
+
+
+def output_text(output) -> str:
+    "One cell output as GitHub markdown."
+    if output.output_type == "stream":
+        return f"```text\n{output.text.strip()}\n```"
+    if output.output_type == "error":
+        raise SystemExit(f"nbs/index.ipynb holds an error: {output.ename}: {output.evalue}")
+    data = output.data
+    for kind in ("text/markdown", "text/html"):
+        if kind in data:
+            return data[kind].strip()
+    if any(kind.startswith("image/") for kind in data):
+        raise SystemExit("nbs/index.ipynb: save the picture under image/ and show it in a markdown cell")
+    return f"```text\n{data['text/plain'].strip()}\n```"
+
+
+def cell_text(cell) -> list[str]:
+    "The parts of README.md that come from one cell."
+    flags = set(re.findall(r"^#\|\s*([\w-]+(?::\s*\w+)?)", cell.source, re.M))
+    if cell.cell_type == "raw" or flags & {"hide", "export", "exporti", "default_exp"}:
+        return []
+    if cell.cell_type == "markdown":
+        return [LINK.sub(from_root, cell.source.strip())]
+    source = re.sub(r"^#\|.*\n?", "", cell.source, flags=re.M).strip()
+    shown = source and not flags & {"echo: false", "hide_input"}
+    return [f"```python\n{source}\n```"] * bool(shown) + [output_text(o) for o in cell.outputs]
+
+
+def build() -> str:
+    nb = nbformat.read(NBS / "index.ipynb", as_version=4)
+    parts = [part for cell in nb.cells for part in cell_text(cell)]
+    head = "<!-- Made from nbs/index.ipynb by tools/readme.py: edit the notebook. -->"
+    return "\n\n".join([head, *filter(None, parts)]) + "\n"
+
+
+if __name__ == "__main__":
+    text, readme = build(), ROOT / "README.md"
+    if "--check" not in sys.argv:
+        readme.write_text(text, encoding="utf-8")
+        print(f"README.md written, {len(text.splitlines())} lines")
+    elif not readme.exists() or readme.read_text(encoding="utf-8") != text:
+        sys.exit("README.md is out of step with nbs/index.ipynb: run python tools/readme.py")
