@@ -3,7 +3,7 @@
 DATA ?= auto
 OUT ?= out
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
-	$$p -c "import sys; sys.exit(sys.version_info < (3, 11))" 2>/dev/null && { echo $$p; break; }; done)
+	$$p -c "import sys; sys.exit(sys.version_info < (3, 11))" 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 READY := .venv/.ready
 
@@ -17,7 +17,7 @@ help:
 	@echo "make docs   build the site from nbs/ into _docs/"
 	@echo "make bench  print the project's timings on this machine"
 	@echo "make clean  remove what docs and tests left; .venv, out/ and data/ stay"
-	@echo "The first of them makes .venv and downloads up to 6 GB (torch with CUDA, on Linux)."
+	@echo "The first of them makes .venv: about 3 GB to download, 6 GB on disk (torch with CUDA, on Linux)."
 
 train: $(READY)
 	@$(BIN)/python tools/train.py --data "$(DATA)" --out "$(OUT)"
@@ -43,7 +43,7 @@ $(READY): settings.ini setup.py
 	@test -n "$(PYTHON)" || { echo "No Python 3.11 or newer found. Install one," \
 		"or name it: make PYTHON=/path/to/python3.12" >&2; exit 1; }
 	@echo "== Making .venv with $(PYTHON) ($$($(PYTHON) --version)). The first time this downloads"
-	@echo "   up to 6 GB (torch with CUDA, on Linux) and takes some minutes. An update takes seconds."
+	@echo "   about 3 GB, 6 GB on disk (torch with CUDA, on Linux), and takes minutes; an update, seconds."
 	@$(PYTHON) -m venv .venv || { echo "Python's venv module is incomplete." \
 		"On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
 	@$(BIN)/python -m pip install --editable ".[dev]"

@@ -52,7 +52,8 @@ def input_channels(model: nn.Module) -> int:
 def _counted_pass(model, size):
     "One forward pass of `model` without its numbers, watched by PyTorch's counter."
     ghosts = {name: t.to("meta") for name, t in [*model.named_parameters(), *model.named_buffers()]}
-    image = torch.empty(1, input_channels(model), size, size, device="meta")
+    dtype = next((p.dtype for p in model.parameters()), None)
+    image = torch.empty(1, input_channels(model), size, size, dtype=dtype, device="meta")
     with evaluating(model), torch.no_grad(), FlopCounterMode(display=False) as counter:
         functional_call(model, ghosts, (image,))
     return counter
@@ -87,9 +88,11 @@ def table(
     The batch axis is 1. Left out are torchinfo's multiply-adds, which are wrong for
     linear layers on maps: `count` has them.
     """
-    stats = summary(
-        model, input_size=(1, input_channels(model), size, size), depth=depth, verbose=0,
-        col_names=("input_size", "output_size", "num_params"), row_settings=("var_names",))
+    with evaluating(model):
+        stats = summary(
+            model, input_size=(1, input_channels(model), size, size), depth=depth, verbose=0,
+            mode="same", row_settings=("var_names",),
+            col_names=("input_size", "output_size", "num_params"))
     return Table(stats.summary_list, stats.input_size, stats.total_input, stats.formatting)
 
 # %% ../nbs/00_cost.ipynb #63266754

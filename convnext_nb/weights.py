@@ -49,9 +49,11 @@ def names(
     return found
 
 # %% ../nbs/10_weights.ipynb #fa35e192
-def _shape(key, tensor, format):
+def _shape(key, tensor, format, small):
     if format == "torchvision" and key.endswith(".layer_scale"): return tensor.view(-1, 1, 1)
     if format == "timm" and ".mlp.grn." in key: return tensor.view(-1)
+    if format == "timm" and small and ".mlp.fc" in key and tensor.ndim == 2:
+        return tensor[:, :, None, None]
     return tensor
 
 def convert(
@@ -60,7 +62,9 @@ def convert(
 ) -> dict[str, torch.Tensor]:
     "The model's state dict in the names and shapes of another library; tensors are shared."
     state = model.state_dict()
-    return {new: _shape(new, state[key], format) for key, new in names(model, format).items()}
+    small = "head.weight" in state and state["head.weight"].shape[1] < 768  # narrower than T
+    return {new: _shape(new, state[key], format, small)
+            for key, new in names(model, format).items()}
 
 # %% ../nbs/10_weights.ipynb #1574bddb
 def save(

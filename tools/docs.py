@@ -1,4 +1,4 @@
-"""Build the site: nbs/ -> nbdev's processed notebooks in _proc/ -> Sphinx -> _docs/. Runs no lesson again."""
+"""Build the site: nbs/ -> processed notebooks in _proc/ -> Sphinx -> _docs/. Runs no lesson."""
 import re
 import sys
 import tempfile
@@ -41,10 +41,14 @@ def process() -> None:
 
 
 def markdown(text: str) -> str:
-    "Links to chapters and Quarto's callouts in Sphinx's terms."
+    "nbdev's links to symbols, links to chapters and Quarto's callouts in Sphinx's terms."
+    def symbol(match):
+        label, name, anchor = match.groups()
+        private = anchor.startswith("_")  # has no entry, and a method stands in its class's
+        return label if private else f"[{label}]({name}.ipynb#{anchor.partition('.')[0]})"
+
     site = "{doc_host}{doc_baseurl}/".format(**get_config().d)
-    text = re.sub(rf"\]\({re.escape(site)}(\w+)\.html(#[^)]*)?\)",
-                  lambda m: f"]({m[1]}.ipynb{(m[2] or '').partition('.')[0]})", text)
+    text = re.sub(rf"\[(`[^`]+`)\]\({re.escape(site)}(\w+)\.html#([^)]+)\)", symbol, text)
     text = re.sub(r"\]\((\w+\.ipynb)", lambda m: f"]({page(m[1])}.ipynb", text)
     text = re.sub(r"^:::\s*\{\.callout-(\w+)[^}]*\}", r":::{\1}", text, flags=re.M)
     return text
@@ -52,7 +56,8 @@ def markdown(text: str) -> str:
 
 def api_entry(text: str) -> str:
     "What show_doc wrote, its link to the source below the heading."
-    text = re.sub(r'^\W*(\[source\]\(.*?\))\{.*?\}\n+(#+ .*)', r"\2\n\n\1{.source}", text)
+    text = text.lstrip("- \n")
+    text = re.sub(r"^(\[source\]\(.*?\))\{.*?\}\n+(#+ .*)", r"\2\n\n\1{.source}", text)
     return markdown(text)
 
 
@@ -61,7 +66,8 @@ def code_cell(cell, name: str) -> None:
     options = {(k, v.strip("\"'")) for k, v in OPTION.findall(cell.source)}
     cell.source = OPTION.sub("", cell.source)
     cell.metadata.tags = [tag for option, tag in TAGS.items() if option in options]
-    cell.metadata.mystnb = {"code_prompt_show": "Show the code", "code_prompt_hide": "Hide the code"}
+    cell.metadata.mystnb = {"code_prompt_show": "Show the code",
+                            "code_prompt_hide": "Hide the code"}
     for i, output in enumerate(cell.outputs):
         data = output.get("data", {})
         if WIDGET in data or re.match(r"\w*(Box|interactive)\(", data.get("text/plain", "")):
@@ -80,12 +86,14 @@ def convert(path: Path) -> None:
     for cell in nb.cells:
         if cell.cell_type == "raw":
             front = yaml.safe_load(cell.source.strip().strip("-"))
-            cell = new_markdown_cell(f"# {front['title']}\n\n> {front.get('description', '')}".strip("\n >"))
+            opening = f"# {front['title']}\n\n> {front.get('description', '')}"
+            cell = new_markdown_cell(opening.strip("\n >"))
         if cell.cell_type == "markdown":
             cell.source = markdown(cell.source)
             cells.append(cell)
         elif re.search(r"^show_doc\(", cell.source, re.M):
-            text = [o.data["text/markdown"] for o in cell.outputs if "text/markdown" in o.get("data", {})]
+            data = [output.get("data", {}) for output in cell.outputs]
+            text = [d["text/markdown"] for d in data if "text/markdown" in d]
             if not text:
                 raise SystemExit(f"{path.name}: no API entry from {cell.source.splitlines()[-1]}")
             entries += map(api_entry, text)
@@ -144,15 +152,18 @@ def main() -> int:
     index.cells.append(new_markdown_cell(f"```{{toctree}}\n:hidden:\n\n{tree}\n```"))
     nbformat.write(index, PROC / "index.ipynb")
     print("== Rendering the pages (Sphinx)", flush=True)
+    site = PROC / "html"  # inside _proc, where myst-nb may leave its jupyter_execute/
+    code = sphinx(["-q", "-W", "-n", "--keep-going", "-c", str(ROOT / "tools" / "sphinx"),
+                   "-d", str(PROC / ".doctrees"), str(PROC), str(site)])
+    broken = [] if code else broken_links(site)
+    for line in broken:
+        print(f"broken link: {line}")
+    if code or broken:
+        return 1
     rmtree(DOCS, ignore_errors=True)
-    config = str(ROOT / "tools" / "sphinx")
-    code = sphinx(["-q", "-W", "-n", "--keep-going", "-b", "html", "-c", config,
-                   "-d", str(PROC / ".doctrees"), str(PROC), str(DOCS)])
-    broken = broken_links(DOCS)
-    print(*(f"broken link: {line}" for line in broken), sep="\n", end="\n" if broken else "")
-    if not code and not broken:
-        print(f"== {len(order)} pages, no broken link: open {DOCS / 'index.html'}")
-    return 1 if code or broken else 0
+    site.rename(DOCS)
+    print(f"== {len(order)} pages, no broken link: open {DOCS / 'index.html'}")
+    return 0
 
 
 if __name__ == "__main__":

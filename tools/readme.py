@@ -1,4 +1,4 @@
-"""Write README.md from nbs/index.ipynb, without Quarto. With --check: only say whether it is in step."""
+"""Write README.md from nbs/index.ipynb. With --check: only say whether the two are in step."""
 import os
 import re
 import sys
@@ -31,7 +31,7 @@ def output_text(output) -> str:
         if kind in data:
             return data[kind].strip()
     if any(kind.startswith("image/") for kind in data):
-        raise SystemExit("nbs/index.ipynb: save the picture under image/ and show it in a markdown cell")
+        raise SystemExit("nbs/index.ipynb: save the picture in image/, show it by a markdown cell")
     return f"```text\n{data['text/plain'].strip()}\n```"
 
 

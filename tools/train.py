@@ -1,14 +1,15 @@
 """Run nbs/20_final.ipynb from start to end and keep the executed copy (make train)."""
 import argparse
+import asyncio
 import os
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
-from traitlets.config import Config
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -27,21 +28,26 @@ class LiveClient(NotebookClient):
 def run(source: Path, target: Path) -> int:
     "Execute `source` as it stands, write the result to `target`; returns the exit code."
     nb = nbformat.read(source, as_version=4)
-    local = Config({"KernelManager": {"transport": "ipc"}})
-    client = LiveClient(nb, timeout=None, kernel_name="python3", config=local,
-                        resources={"metadata": {"path": str(source.parent)}})
-    code = 0
+    client = LiveClient(nb, timeout=None, kernel_name="python3", extra_arguments=["--log-level=40"],
+                        coalesce_streams=True, resources={"metadata": {"path": str(source.parent)}})
+    code, error = 0, ""
+    # In a thread, so that Ctrl-C interrupts the cell (and the notebook is kept), not the client.
+    with ThreadPoolExecutor(1) as pool:
+        job = pool.submit(client.execute)
+        while not job.done():
+            try:
+                wait([job])
+            except KeyboardInterrupt:
+                asyncio.run(client.km.interrupt_kernel())
     try:
-        client.execute()
-    except KeyboardInterrupt:
-        print("\nInterrupted; what has run so far is kept.", file=sys.stderr)
-        code = 130
+        job.result()
     except CellExecutionError as err:
-        print(f"\nThe notebook stopped: {err.ename}: {err.evalue}", file=sys.stderr)
-        code = 1
+        interrupted = err.ename == "KeyboardInterrupt"
+        code, error = (130, "interrupted") if interrupted else (1, f"{err.ename}: {err.evalue}")
     except DeadKernelError:
-        print("\nThe notebook's kernel died; too little memory is the usual reason.", file=sys.stderr)
-        code = 1
+        code, error = 1, "its kernel died; too little memory is the usual reason"
+    if error:
+        print(f"\nThe notebook stopped: {error}", file=sys.stderr)
     nbformat.write(nb, target)
     return code
 
@@ -53,7 +59,7 @@ def main() -> int:
     args = parser.parse_args()
     if args.data not in ("auto", "tiny", "shapes"):
         if not Path(args.data).is_dir():
-            parser.error(f"DATA={args.data}: no such folder; use auto, tiny, shapes or an ImageFolder's path")
+            parser.error(f"DATA={args.data}: no such folder; use auto, tiny, shapes or a folder")
         args.data = str(Path(args.data).resolve())
     out = Path(args.out).resolve()
     if out in (ROOT, ROOT / "nbs", ROOT / "image"):
@@ -61,10 +67,10 @@ def main() -> int:
     out.mkdir(parents=True, exist_ok=True)
     os.environ |= {"DATA": args.data, "OUT": str(out)}
     source, target = ROOT / "nbs" / "20_final.ipynb", out / "20_final.ipynb"
-    print(f"== Training: {source.relative_to(ROOT)} with DATA={args.data}, results in {out}", flush=True)
+    print(f"== Running {source.name} with DATA={args.data}; results go to {out}", flush=True)
     start = time.time()
     code = run(source, target)
-    print(f"== {'Done' if code == 0 else 'Stopped'} after {time.time() - start:.0f} s. Notebook: {target}")
+    print(f"== {'Stopped' if code else 'Done'} after {time.time() - start:.0f} s: {target}")
     return code
 
 

@@ -14,7 +14,7 @@ author = cfg["author"]
 copyright = cfg["copyright"]
 version = release = cfg["version"]
 extensions = ["myst_nb"]
-exclude_patterns = [".doctrees", "*.yml", "*.css"]
+exclude_patterns = [".doctrees", "html", "jupyter_execute"]
 nb_execution_mode = "off"
 nb_output_stderr = "remove"
 nb_merge_streams = True

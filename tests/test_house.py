@@ -1,0 +1,68 @@
+"""The library as a package: what it imports, what that costs, and that the floors hold."""
+import ast
+import re
+import subprocess
+import sys
+from configparser import ConfigParser
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+MODULES = sorted(p for p in (ROOT / "convnext_nb").glob("*.py") if not p.stem.startswith("_"))
+FLOORS = {"layers": 1, "cost": 1, "resnet": 2, "roadmap": 2, "convnext": 2, "swin": 2, "data": 2,
+          "augment": 2, "train": 3, "runs": 3, "weights": 3, "explore": 4, "bench": 4, "cli": 4}
+DEVELOPMENT = ("nbdev", "execnb", "jupyterlab", "notebook", "ipykernel", "nbclient", "nbformat")
+each_module = pytest.mark.parametrize("path", MODULES, ids=lambda p: p.stem)
+
+
+def python(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def imports(path: Path) -> set[str]:
+    "The dotted names that a module imports, wherever in the file."
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {"." * node.level + (node.module or "")}
+            if node.module in ("convnext_nb", None):
+                names |= {f"convnext_nb.{alias.name}" for alias in node.names}
+    return {re.sub(r"^\.", "convnext_nb.", name) for name in names}
+
+
+@each_module
+def test_imports_without_development_tools(path):
+    blocked = f"import sys; sys.modules.update(dict.fromkeys({DEVELOPMENT!r}))"
+    python(f"{blocked}; import convnext_nb.{path.stem}")
+
+
+@each_module
+def test_imports_go_down(path):
+    floor = FLOORS[path.stem]
+    for name in imports(path):
+        if name.startswith("convnext_nb."):
+            other = name.split(".")[1]
+            if other:
+                assert FLOORS[other] <= floor, f"{path.stem} imports {other}, a floor above it"
+
+
+@each_module
+def test_imports_are_required(path):
+    ini = ConfigParser(delimiters="=")
+    ini.read(ROOT / "settings.ini")
+    required = {re.match(r"\w+", need)[0] for need in ini["DEFAULT"]["requirements"].split()}
+    known = required | set(sys.stdlib_module_names)
+    known |= {"convnext_nb", "IPython"}  # ipywidgets brings IPython
+    needed = {name.split(".")[0] for name in imports(path)}
+    assert {"pillow" if name == "PIL" else name for name in needed} <= known
+
+
+def test_convnext_is_light_to_import():
+    code = ("import time, torch, sys; start = time.perf_counter(); import convnext_nb.convnext;"
+            "assert 'timm' not in sys.modules; print(time.perf_counter() - start)")
+    assert min(float(python(code)) for _ in range(3)) < 0.3

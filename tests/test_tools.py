@@ -1,0 +1,88 @@
+"""The scripts in tools/: what they make, and that they notice faults."""
+import nbformat
+import pytest
+from docs import broken_links, code_cell, convert, markdown
+from nbdev.config import get_config
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output, new_raw_cell
+from readme import NBS, cell_text
+from train import run
+
+
+def test_train_keeps_the_notebook_of_a_failed_run(tmp_path, capsys):
+    source, target = tmp_path / "a.ipynb", tmp_path / "b.ipynb"
+    cells = map(new_code_cell, ["print('first')", "1 / 0", "print('last')"])
+    nbformat.write(new_notebook(cells=list(cells)), source)
+    before = source.read_bytes()
+    assert run(source, target) == 1
+    said = capsys.readouterr()
+    assert "first" in said.out and "last" not in said.out
+    assert "ZeroDivisionError" in said.err and "Traceback" not in said.err
+    assert [len(c.outputs) for c in nbformat.read(target, 4).cells] == [1, 1, 0]
+    assert source.read_bytes() == before
+
+
+def test_readme_shows_what_github_can_show():
+    shown = new_code_cell("#| slow\n1 + 1")
+    shown.outputs = [new_output("execute_result", {"text/plain": "2"})]
+    assert cell_text(shown) == ["```python\n1 + 1\n```", "```text\n2\n```"]
+    hidden = new_code_cell("#| echo: false\ntable()")
+    hidden.outputs = [new_output("execute_result", {"text/markdown": "| a |", "text/plain": "x"})]
+    assert cell_text(hidden) == ["| a |"]
+    assert cell_text(new_code_cell("#| hide\n1")) == []
+    picture = new_code_cell("plot()")
+    picture.outputs = [new_output("display_data", {"image/png": "iVBO", "text/plain": "<Figure>"})]
+    with pytest.raises(SystemExit, match="save the picture in image/"):
+        cell_text(picture)
+
+
+def test_readme_links_start_at_the_root():
+    chapter = sorted(NBS.glob("0*.ipynb"))[0].name
+    text = f"[a]({chapter}#x) [b](../LICENSE) [c](https://pytorch.org) [d](#here)"
+    expected = f"[a](nbs/{chapter}#x) [b](LICENSE) [c](https://pytorch.org) [d](#here)"
+    assert cell_text(new_markdown_cell(text)) == [expected]
+    with pytest.raises(SystemExit, match="missing.ipynb"):
+        cell_text(new_markdown_cell("[a](missing.ipynb)"))
+
+
+def test_site_reports_broken_links(tmp_path):
+    (tmp_path / "b.html").write_text('<h2 id="there">b</h2>')
+    good = ["b.html", "b.html#there", "#here", "https://pytorch.org"]
+    bad = ["b.html#gone", "c.html", "#no"]
+    body = "".join(f'<a href="{link}">x</a>' for link in good + bad)
+    (tmp_path / "a.html").write_text(f'<p id="here">{body}<img src="c.png"></p>')
+    broken = {line.split(": ")[1] for line in broken_links(tmp_path)}
+    assert broken == {*bad, "c.png"}
+
+
+def test_site_links_to_pages():
+    assert markdown("[a](00_cost.ipynb#b)") == "[a](cost.ipynb#b)"
+    site = "{doc_host}{doc_baseurl}".format(**get_config().d)
+    assert markdown(f"[`C.f`]({site}/cost.html#c.f)") == "[`C.f`](cost.ipynb#c)"
+    assert markdown(f"[`_f`]({site}/cost.html#_f)") == "`_f`"
+    assert markdown("::: {.callout-tip}\nx\n:::") == ":::{tip}\nx\n:::"
+
+
+def test_site_needs_every_api_entry(tmp_path):
+    path = tmp_path / "00_a.ipynb"
+    front = new_raw_cell("---\ntitle: A\ndescription: Why?\n---")
+    entry = new_code_cell("#| echo: false\nshow_doc(f)")
+    nbformat.write(new_notebook(cells=[front, entry]), path)
+    with pytest.raises(SystemExit, match="no API entry from show_doc"):
+        convert(path)
+    entry.outputs = [new_output("display_data", {"text/markdown": "---\n\n### f\n\nDoes it."})]
+    nbformat.write(new_notebook(cells=[front, entry]), path)
+    convert(path)
+    sources = [c.source for c in nbformat.read(tmp_path / "a.ipynb", 4).cells]
+    assert sources == ["# A\n\n> Why?", "## Reference", "### f\n\nDoes it."]
+
+
+def test_site_replaces_widgets_and_refuses_errors():
+    cell = new_code_cell("#| code-fold: true\nplay(f)")
+    view = {"application/vnd.jupyter.widget-view+json": {}, "text/plain": "Play(children=())"}
+    cell.outputs = [new_output("display_data", view)]
+    code_cell(cell, "a")
+    assert cell.source == "play(f)" and cell.metadata.tags == ["hide-input"]
+    assert "JupyterLab" in cell.outputs[0].data["text/markdown"]
+    cell.outputs = [new_output("error", ename="ValueError", evalue="no", traceback=[])]
+    with pytest.raises(SystemExit, match="ValueError: no"):
+        code_cell(cell, "a")
