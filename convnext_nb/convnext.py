@@ -9,7 +9,6 @@ __all__ = ['convnext_atto', 'convnext_femto', 'convnext_pico', 'convnext_nano', 
            'convnextv2_huge', 'Block', 'ConvNeXt']
 
 # %% ../nbs/08_convnext.ipynb #77de68da
-import torch
 from torch import nn
 
 from .layers import GRN, DropPath, LayerNorm2d, check_image, drop_path_rates, scale
@@ -99,7 +98,8 @@ def _variant(depths, width, **fixed):
     dims = tuple(width * 2**i for i in range(4))
     def make(num_classes: int = 1000, in_chans: int = 3, drop_path: float = 0.0, **kwargs):
         return ConvNeXt(depths, dims, num_classes, in_chans, drop_path, **{**fixed, **kwargs})
-    make.__doc__ = f"ConvNeXt{' V2' if 'grn' in fixed else ''} with depths {depths} and dims {dims}."
+    version = " V2" if "grn" in fixed else ""
+    make.__doc__ = f"ConvNeXt{version} with depths {depths} and dims {dims}."
     return make
 
 convnext_atto = _variant((2, 2, 6, 2), 40)

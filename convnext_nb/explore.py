@@ -145,7 +145,7 @@ def curves(
     found: list[Run] | Run,  # runs to draw, each in its colour
     title: str = "",  # printed above
 ) -> plt.Figure:
-    "Training loss by epoch, and beside it accuracy: held-out solid, training (un-augmented) dotted."
+    "Training loss by epoch, and accuracy: held-out solid, training (un-augmented) dotted."
     found = [found] if isinstance(found, Run) else list(found)
     fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2))
     for i, run in enumerate(found):
@@ -153,8 +153,9 @@ def curves(
         if not rows: raise ValueError(f"run {run.name} has no finished epoch to draw")
         epochs = [r["epoch"] for r in rows]
         left.plot(epochs, [r["loss"] for r in rows], color=f"C{i}", marker=".", label=run.name)
-        right.plot(epochs, [r["val_top1"] for r in rows], color=f"C{i}", marker=".", label="held-out")
-        right.plot(epochs, [r["train_top1"] for r in rows], color=f"C{i}", ls=":", label="training")
+        held, seen = ([r[key] for r in rows] for key in ("val_top1", "train_top1"))
+        right.plot(epochs, held, color=f"C{i}", marker=".", label="held-out")
+        right.plot(epochs, seen, color=f"C{i}", ls=":", label="training")
     left.set(xlabel="epoch", ylabel="training loss")
     right.set(xlabel="epoch", ylabel="top-1, per cent", ylim=(0, 100))
     for ax in (left, right):

@@ -8,7 +8,6 @@ __all__ = ['LayerNorm2d', 'DropPath', 'drop_path_rates', 'scale', 'GRN', 'check_
 # %% ../nbs/02_layers.ipynb #77de68da
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 # %% ../nbs/02_layers.ipynb #17ba0791
 class LayerNorm2d(nn.LayerNorm):
@@ -21,7 +20,7 @@ class LayerNorm2d(nn.LayerNorm):
         super().__init__(num_channels, eps=eps)
 
     def forward(self, x):  # (B, C, H, W)
-        x = F.layer_norm(x.permute(0, 2, 3, 1), self.normalized_shape, self.weight, self.bias, self.eps)
+        x = super().forward(x.permute(0, 2, 3, 1))  # (B, H, W, C)
         return x.permute(0, 3, 1, 2)
 
 # %% ../nbs/02_layers.ipynb #1574bddb

@@ -10,7 +10,6 @@ __all__ = ['resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet152', 'resnet
 from collections import OrderedDict
 from functools import partial
 
-import torch
 from torch import nn
 
 from .layers import DropPath, check_image, drop_path_rates, scale
@@ -120,7 +119,7 @@ class ResNet(nn.Module):
         super().__init__()
         self.in_chans, self.total_stride = in_chans, stem_stride * 8
         expansion = 1 if block is BasicBlock else 4
-        for name, module in stem(in_chans, width, stem_stride).items(): self.add_module(name, module)
+        for name, part in stem(in_chans, width, stem_stride).items(): self.add_module(name, part)
         rates = iter(drop_path_rates(drop_path, sum(depths)))
         in_chs = width
         for i, depth in enumerate(depths):

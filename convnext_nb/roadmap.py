@@ -144,7 +144,8 @@ class Diff(dict):
         return "\n".join(f"{k}: {a!r} -> {b!r}" for k, (a, b) in self.items()) or "no difference"
 
     def _repr_html_(self):
-        rows = "".join(f"<tr><td><code>{k}</code></td><td>{a}</td><td>&rarr;</td><td><b>{b}</b></td></tr>"
+        rows = "".join(f"<tr><td><code>{k}</code></td><td>{a}</td><td>&rarr;</td>"
+                       f"<td><b>{b}</b></td></tr>"
                        for k, (a, b) in self.items())
         return f"<table>{rows or '<tr><td>no difference</td></tr>'}</table>"
 
@@ -160,7 +161,7 @@ def diff(
 
 # %% ../nbs/03_roadmap.ipynb #472b07b9
 class Pointwise(nn.Linear):
-    "1x1 convolution, maps (B, C_in, H, W) to (B, C_out, H, W); weight (C_out, C_in) as in `Linear`."
+    "1x1 convolution, (B, C_in, H, W) to (B, C_out, H, W); weight (C_out, C_in) as in `Linear`."
     def forward(self, x): return F.conv2d(x, self.weight[:, :, None, None], self.bias)
 
 # %% ../nbs/03_roadmap.ipynb #12c6fc06

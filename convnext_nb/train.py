@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PRESETS', 'Recipe', 'plain', 'create', 'param_groups', 'lr_at', 'evaluate', 'Diverged', 'check_losses',
            'save_checkpoint', 'load_checkpoint', 'train_epoch', 'use_bf16', 'fit', 'best_device', 'fixed_subset',
-           'describe', 'finish']
+           'describe', 'plan', 'finish']
 
 # %% ../nbs/14_train.ipynb #77de68da
 import json
@@ -39,7 +39,7 @@ class Recipe:
     clip_grad: float | None = 1.0  # largest norm of all gradients together; None: no limit
     label_smoothing: float = 0.1
     augment: str = "crop flip"  # or "none"
-    precision: str = "auto"  # bf16 autocast on GPUs that have it, else fp32; or "fp32", "bf16"
+    precision: str = "auto"  # bf16 autocast where the device has it, else fp32; or "fp32", "bf16"
     compile: bool = False  # torch.compile
     seed: int = 0
 
@@ -75,7 +75,10 @@ PRESETS = {
     "pocket": Recipe(
         model="convnext", model_args=dict(depths=(2, 2, 4, 2), dims=(32, 64, 128, 256),
                                           layer_scale=1.0, drop_path=0.05),
-        epochs=12, batch_size=128, lr=2e-3, warmup_epochs=1.0, label_smoothing=0.05),
+        epochs=12, batch_size=128, lr=4e-3, warmup_epochs=1.0, label_smoothing=0.05),
+    "hour": Recipe(
+        model="convnext_atto", model_args=dict(layer_scale=1.0, drop_path=0.05),
+        epochs=18, batch_size=128, lr=2e-3, warmup_epochs=1.0),
     "tiny_fast": Recipe(
         model="convnext_tiny", model_args=dict(stem_stride=2, layer_scale=0.1, drop_path=0.1),
         epochs=40, batch_size=512, lr=2e-3, warmup_epochs=4.0, compile=True)}
@@ -205,13 +208,18 @@ def train_epoch(model, step_model, optimizer, split, preprocessing, recipe, epoc
         if i % 50 == 49 or i + 1 == len(batches):
             recent = losses[max(0, i - 49):i + 1]
             check_losses(recent, num_classes, f"in epoch {epoch + 1}, step {i + 1}", recipe)
-            bar.set_postfix_str(f"epoch {epoch + 1}/{recipe.epochs}, loss {recent.mean().item():.3f}")
+            bar.set_postfix_str(f"epoch {epoch + 1}/{recipe.epochs}, loss {recent.mean():.3f}")
     return losses
 
 def use_bf16(recipe: Recipe, device: torch.device) -> bool:
-    "Whether a step runs in bf16 autocast: `auto` means on a GPU that has it."
+    "Whether a step runs in bf16 autocast: `auto` means where the device multiplies in it."
     if recipe.precision != "auto": return recipe.precision == "bf16"
-    return device.type == "cuda" and torch.cuda.is_bf16_supported()
+    if device.type == "cuda": return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and _cpu_has_bf16()
+
+def _cpu_has_bf16():
+    can = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(can.get("avx512_bf16") or can.get("amx_bf16") or can.get("amx_tile"))
 
 # %% ../nbs/14_train.ipynb #fc074d50
 def fit(
@@ -232,16 +240,22 @@ def fit(
         raise ValueError(f"{dataset.name} has {len(dataset.train)} training and "
                          f"{len(dataset.val)} held-out images; both are needed")
     device = torch.device(device or best_device())
-    run = runs.Run(Path(folder))
+    run, asked = runs.Run(Path(folder)), describe(recipe, dataset)
     run.folder.mkdir(parents=True, exist_ok=True)
+    if device.type == "cuda":  # all images travel once, as bytes
+        dataset = replace(dataset, train=dataset.train.to(device), val=dataset.val.to(device))
     torch.manual_seed(recipe.seed)
     model = create(recipe.model, len(dataset.classes), **recipe.model_args)
     model = model.to(device, memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(param_groups(model, recipe.weight_decay), recipe.lr,
                                   recipe.betas, fused=True)
     checkpoint, start = run.folder / "checkpoint.pt", 0
-    if checkpoint.exists(): start = load_checkpoint(checkpoint, recipe, model, optimizer)
-    runs.write_json(run.folder / "recipe.json", describe(recipe, dataset))
+    if checkpoint.exists():
+        if run.recipe["data"] != asked["data"]:
+            raise ValueError(f"{run.folder} holds a run on other data "
+                             f"({run.recipe['data']['source']}); use another folder, or delete it")
+        start = load_checkpoint(checkpoint, recipe, model, optimizer)
+    runs.write_json(run.folder / "recipe.json", asked)
     run.keep(start)
     step_model = torch.compile(model) if recipe.compile else model
     bf16, pre = use_bf16(recipe, device), dataset.preprocessing
@@ -278,6 +292,19 @@ def describe(recipe: Recipe, dataset: Dataset) -> dict:
         name=dataset.name, source=dataset.source, classes=list(dataset.classes),
         train_images=len(dataset.train), val_images=len(dataset.val),
         preprocessing=dataset.preprocessing.to_dict()))
+
+# %% ../nbs/14_train.ipynb #603fb9f0
+def plan(
+    dataset: Dataset,  # what there is
+    device: str | None = None,  # None: the best there is
+) -> tuple[Recipe, Dataset]:
+    "Recipe for this machine and the part of the data to use: `tiny_fast` on a GPU, or `pocket`."
+    if (device or best_device()) == "cuda" and len(dataset.train) >= 20_000:
+        return PRESETS["tiny_fast"], dataset
+    if len(dataset.classes) > 20: dataset = dataset.select(20)
+    few = replace(dataset, train=fixed_subset(dataset.train, 10_000),
+                  val=fixed_subset(dataset.val, 2_000))
+    return PRESETS["pocket"], few
 
 # %% ../nbs/14_train.ipynb #ca3512f4
 def finish(run: runs.Run, model: nn.Module, dataset: Dataset, device, bf16: bool):

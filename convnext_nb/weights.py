@@ -116,9 +116,10 @@ def recognize(model: nn.Module, state: dict[str, torch.Tensor]) -> str:
     expected = set(names(model, best).values())
     missing, extra = sorted(expected - set(state)), sorted(set(state) - expected)
     if missing or extra:
-        def some(keys): return f"{len(keys)} ({', '.join(keys[:4])}{', ...' if len(keys) > 4 else ''})"
-        raise ValueError(f"these weights do not fit {type(model).__name__} (nearest format: {best}):"
-                         f" missing {some(missing)}, not expected {some(extra)}")
+        def some(keys): return f"{len(keys)} ({', '.join(keys[:4])}{', ...' * (len(keys) > 4)})"
+        raise ValueError(f"these weights do not fit {type(model).__name__} "
+                         f"(nearest format: {best}): missing {some(missing)}, "
+                         f"not expected {some(extra)}")
     return best
 
 # %% ../nbs/10_weights.ipynb #91032ad7

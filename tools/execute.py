@@ -1,0 +1,47 @@
+"""Run notebooks and keep their outputs, without what changes at every run (make outputs)."""
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+
+ROOT = Path(__file__).resolve().parent.parent
+NBS = ROOT / "nbs"
+WIDGET = "application/vnd.jupyter.widget-view+json"
+
+
+def steady(nb) -> None:
+    "Drop run counts, times, widgets' random names and what goes to stderr (progress bars)."
+    nb.metadata.pop("widgets", None)
+    for cell in nb.cells:
+        cell.metadata.pop("execution", None)
+        if cell.cell_type != "code":
+            continue
+        cell.execution_count = None
+        cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
+        for output in cell.outputs:
+            output.get("data", {}).pop(WIDGET, None)
+            if "execution_count" in output:
+                output["execution_count"] = None
+
+
+def execute(path: Path) -> None:
+    "Run one notebook in its folder and write it back; an error is raised and nothing written."
+    nb = nbformat.read(path, as_version=4)
+    where = {"metadata": {"path": str(path.parent)}}
+    NotebookClient(nb, timeout=None, kernel_name="python3", extra_arguments=["--log-level=40"],
+                   coalesce_streams=True, resources=where).execute()
+    steady(nb)
+    nbformat.write(nb, path)
+
+
+def main(names: list[str]) -> None:
+    for path in [Path(n) for n in names] or sorted(NBS.glob("[0-9i]*.ipynb")):
+        start = time.time()
+        execute(path)
+        print(f"{path.name:24} {time.time() - start:5.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
