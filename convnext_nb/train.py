@@ -241,6 +241,7 @@ def fit(
                          f"{len(dataset.val)} held-out images; both are needed")
     device = torch.device(device or best_device())
     run, asked = runs.Run(Path(folder)), describe(recipe, dataset)
+    where = runs.machine(device)  # at the start: the files may change meanwhile
     run.folder.mkdir(parents=True, exist_ok=True)
     if device.type == "cuda":  # all images travel once, as bytes
         dataset = replace(dataset, train=dataset.train.to(device), val=dataset.val.to(device))
@@ -273,7 +274,7 @@ def fit(
                 epoch=epoch + 1, loss=loss, train_top1=train["top1"], val_top1=val["top1"],
                 val_top5=val["top5"], val_loss=val["loss"], seconds=seconds,
                 images_per_s=len(losses) * min(recipe.batch_size, len(dataset.train)) / seconds))
-    finish(run, model, dataset, device, bf16)
+    finish(run, model, dataset, where, bf16)
     return model.eval(), run
 
 # %% ../nbs/14_train.ipynb #5b384ce3
@@ -307,7 +308,7 @@ def plan(
     return PRESETS["pocket"], few
 
 # %% ../nbs/14_train.ipynb #ca3512f4
-def finish(run: runs.Run, model: nn.Module, dataset: Dataset, device, bf16: bool):
+def finish(run: runs.Run, model: nn.Module, dataset: Dataset, where: dict, bf16: bool):
     "Measures on all images and writes `evidence.json` and `model.safetensors`."
     rows, pre = run.metrics, dataset.preprocessing
     train = evaluate(model, dataset.train, pre, autocast=bf16)
@@ -315,7 +316,7 @@ def finish(run: runs.Run, model: nn.Module, dataset: Dataset, device, bf16: bool
     seconds = sum(r["seconds"] for r in rows)
     weights.save(model, run.folder / "model", **{
         "preprocessing": json.dumps(pre.to_dict()), "classes": json.dumps(list(dataset.classes))})
-    runs.write_json(run.folder / "evidence.json", runs.machine(device) | dict(
+    runs.write_json(run.folder / "evidence.json", where | dict(
         params=sum(p.numel() for p in model.parameters()), train_seconds=seconds,
         images_per_s=sorted(r["images_per_s"] for r in rows)[len(rows) // 2],
         train_top1=train["top1"], val_top1=val["top1"], val_top5=val["top5"],
