@@ -91,8 +91,7 @@ def table(
     with evaluating(model):
         stats = summary(
             model, input_size=(1, input_channels(model), size, size), depth=depth, verbose=0,
-            mode="same", row_settings=("var_names",),
-            col_names=("input_size", "output_size", "num_params"))
+            row_settings=("var_names",), col_names=("input_size", "output_size", "num_params"))
     return Table(stats.summary_list, stats.input_size, stats.total_input, stats.formatting)
 
 # %% ../nbs/00_cost.ipynb #63266754

@@ -78,7 +78,7 @@ PRESETS = {
         epochs=12, batch_size=128, lr=4e-3, warmup_epochs=1.0, label_smoothing=0.05),
     "hour": Recipe(
         model="convnext_atto", model_args=dict(layer_scale=1.0, drop_path=0.05),
-        epochs=18, batch_size=128, lr=2e-3, warmup_epochs=1.0),
+        epochs=14, batch_size=128, lr=2e-3, warmup_epochs=1.0),
     "tiny_fast": Recipe(
         model="convnext_tiny", model_args=dict(stem_stride=2, layer_scale=0.1, drop_path=0.1),
         epochs=40, batch_size=512, lr=2e-3, warmup_epochs=4.0, compile=True)}
