@@ -156,10 +156,12 @@ class Preprocessing:
 
 # %% ../nbs/11_data.ipynb #4d134bc0
 def fit(
-    image: Image.Image,  # any size, any mode
+    image: Image.Image,  # any size; 8 bits a channel
     preprocessing: Preprocessing,
 ) -> Image.Image:  # RGB, size x size
     "Scale and cut a picture as `preprocessing` says (bicubic, antialiased)."
+    if image.mode[0] in "IF":  # converted, all that is above 255 would be white
+        raise ValueError(f"mode {image.mode} has more than 8 bits a channel: scale it to 8")
     image = ImageOps.exif_transpose(image).convert("RGB")
     size, (w, h) = preprocessing.size, image.size
     scale = size / preprocessing.crop / min(w, h)
@@ -201,16 +203,19 @@ class Split:
         rows = at if self.rows is None else self.rows[at]
         return self.store.index_select(0, rows.to(self.store.device)), self.labels[at]
 
-    def subset(self, indices) -> "Split":
-        "The same images, fewer of them; nothing is copied."
-        at = torch.as_tensor(indices, device=self.labels.device)
-        if at.dtype == torch.bool: at = at.nonzero().squeeze(1)
-        rows = at if self.rows is None else self.rows[at]
-        return Split(self.store, self.labels[at], rows)
+# %% ../nbs/11_data.ipynb #a16967da
+@patch
+def subset(self: Split, indices) -> Split:
+    "The same images, fewer of them; nothing is copied."
+    at = torch.as_tensor(indices, device=self.labels.device)
+    if at.dtype == torch.bool: at = at.nonzero().squeeze(1)
+    rows = at if self.rows is None else self.rows[at]
+    return Split(self.store, self.labels[at], rows)
 
-    def to(self, device) -> "Split":
-        "The split on a device; only its own images travel."
-        return Split(self.images.to(device), self.labels.to(device))
+@patch
+def to(self: Split, device) -> Split:
+    "The split on a device; only its own images travel."
+    return Split(self.images.to(device), self.labels.to(device))
 
 # %% ../nbs/11_data.ipynb #7719a1c7
 @dataclass(repr=False)
@@ -235,8 +240,9 @@ class Dataset:
                                  f"{len(self.classes)} class names")
 
     def __repr__(self):
-        return (f"{self.name}: {len(self.classes)} classes, {len(self.train):,} training and "
-                f"{len(self.val):,} validation images of {self.preprocessing.size} px; {self.source}")
+        return (f"{self.name}: {len(self.classes)} classes, {len(self.train):,} training "
+                f"and {len(self.val):,} validation images of {self.preprocessing.size} px; "
+                f"{self.source}")
 
 # %% ../nbs/11_data.ipynb #cb4e5208
 def _drawn(n, seed, piece=250):
@@ -402,7 +408,7 @@ def _packed(folder):
 # %% ../nbs/11_data.ipynb #1d513c0b
 def TinyImageNet(
     source=None,  # zip, extracted folder or packed folder; None: see `find_tiny_imagenet`
-    layout: Layout = Layout(),  # what it must hold
+    layout: Layout | None = None,  # what it must hold (None: the original's)
 ) -> Dataset:
     """Tiny-ImageNet-200, packed once into memory maps (1.4 GB, in `archive.data_home`).
 
@@ -413,7 +419,7 @@ def TinyImageNet(
         raise FileNotFoundError(f"no Tiny-ImageNet at {path or 'any known place'}: set "
                                 "TINY_IMAGENET to the zip, or run convnext_nb.data.fetch()")
     if (path / "meta.json").is_file(): return _packed(path)
-    archive = Archive(path)
+    archive, layout = Archive(path), layout or Layout()
     target = packed_at(archive, layout)
     if not (target / "meta.json").exists():
         classes, splits = tiny_imagenet_files(archive, layout)
@@ -433,8 +439,9 @@ def _by_class(archive, root):
         if name.startswith(root) and len(parts) > 1 and name.lower().endswith(PICTURES):
             found.setdefault(parts[0], []).append(name)
     if len(found) < 2:
-        raise ValueError(f"{archive.path / root} has pictures of {len(found)} classes; expected "
-                         f"at least 2 folders like {root}cat/one.jpg, {root}dog/two.jpg")
+        raise ValueError(f"{archive.path / root} has pictures of {len(found)} classes "
+                         f"{sorted(found)}; expected at least 2 folders like {root}cat/one.jpg, "
+                         f"{root}dog/two.jpg")
     return found
 
 # %% ../nbs/11_data.ipynb #16b06bd9

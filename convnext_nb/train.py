@@ -269,11 +269,11 @@ def fit(
                                  device, bar)
             loss, seconds = losses.mean().item(), time.perf_counter() - began
             val, train = (evaluate(model, s, pre, autocast=bf16) for s in (dataset.val, subset))
-            save_checkpoint(checkpoint, recipe, epoch + 1, model, optimizer)
-            run.append(dict(
+            run.append(dict(  # before the checkpoint: lines beyond it are cut off on resuming
                 epoch=epoch + 1, loss=loss, train_top1=train["top1"], val_top1=val["top1"],
                 val_top5=val["top5"], val_loss=val["loss"], seconds=seconds,
                 images_per_s=len(losses) * min(recipe.batch_size, len(dataset.train)) / seconds))
+            save_checkpoint(checkpoint, recipe, epoch + 1, model, optimizer)
     finish(run, model, dataset, where, bf16)
     return model.eval(), run
 
