@@ -1,5 +1,5 @@
 # Everything runs in .venv, which is made the first time a target needs it.
-# What you may set: DATA and OUT (make train), PYTHON (the interpreter for .venv), ARGS (make lab, make bench).
+# What you may set: DATA and OUT (make train), PYTHON (the interpreter for .venv), ARGS (make lab, bench, outputs).
 DATA ?= auto
 OUT ?= out
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
@@ -7,7 +7,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 p
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help train test lab docs bench clean
+.PHONY: help train test lab docs bench outputs clean
 
 help:
 	@echo "make train  train: run nbs/20_final.ipynb; notebook, run folder and loss curve go to OUT=$(OUT)"
@@ -16,6 +16,7 @@ help:
 	@echo "make test   every check: export, clean, ruff, notebooks, pytest, docs, README; counts them at the end"
 	@echo "make docs   build the site from nbs/ into _docs/"
 	@echo "make bench  print the project's timings on this machine"
+	@echo "make outputs  run the notebooks and keep what they show (ARGS=nbs/04_macro.ipynb: that one)"
 	@echo "make clean  remove what docs and tests left; .venv, out/ and data/ stay"
 	@echo "The first of them makes .venv: about 3 GB to download, 6 GB on disk (torch with CUDA, on Linux)."
 
@@ -27,13 +28,19 @@ test: $(READY)
 
 lab: $(READY)
 	@echo "== JupyterLab on nbs/index.ipynb; Ctrl-C twice ends it"
-	@$(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/nbs/index.ipynb $(ARGS)
+	@$(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/nbs/index.ipynb \
+		$(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS)
 
 docs: $(READY)
 	@$(BIN)/python tools/docs.py
 
 bench: $(READY)
 	@$(BIN)/cnx_bench $(ARGS)
+
+outputs: $(READY)
+	@$(BIN)/python tools/execute.py $(ARGS)
+	@$(BIN)/nbdev_clean
+	@$(BIN)/python tools/readme.py
 
 clean:
 	rm -rf _proc _docs build dist *.egg-info .pytest_cache .ruff_cache

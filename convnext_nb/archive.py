@@ -252,7 +252,7 @@ def pack(
         _drop_older(target)
 
 def _drop_older(target):
-    "Remove what was packed from other states of the same archive, and a `target` that is not whole."
+    "Remove what was packed from other states of the archive, and a `target` that is not whole."
     if re.search("(-[0-9a-f]{8}){2}$", target.name):  # a name from `packed_at`
         for old in target.parent.glob(glob.escape(target.name[:-8]) + "[0-9a-f]" * 8):
             if (old / "meta.json").exists() or old == target: shutil.rmtree(old)

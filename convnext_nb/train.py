@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from . import convnext, data, resnet, roadmap, runs, weights
+from . import convnext, cost, data, resnet, roadmap, runs, weights
 from .data import Dataset, Preprocessing, Split
 
 # %% ../nbs/14_train.ipynb #0ade7c2c
@@ -127,16 +127,15 @@ def evaluate(
 ) -> dict[str, float]:
     "top1 and top5 in per cent and the mean cross-entropy `loss` over `split`."
     if not len(split): raise ValueError("cannot evaluate on an empty split")
-    device, training = next(model.parameters()).device, model.training
-    model.eval()
+    device = next(model.parameters()).device
     sums = torch.zeros(3, device=device)
-    for x, y in data.batches(split, batch_size, device=device):
-        with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
-            logits = model(data.to_float(x, preprocessing)).float()
-        best = logits.topk(min(5, logits.shape[1]), dim=1).indices == y[:, None]
-        sums += torch.stack([best[:, 0].sum(), best.sum(),
-                             F.cross_entropy(logits, y, reduction="sum")])
-    model.train(training)
+    with cost.evaluating(model):
+        for x, y in data.batches(split, batch_size, device=device):
+            with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
+                logits = model(data.to_float(x, preprocessing)).float()
+            best = logits.topk(min(5, logits.shape[1]), dim=1).indices == y[:, None]
+            sums += torch.stack([best[:, 0].sum(), best.sum(),
+                                 F.cross_entropy(logits, y, reduction="sum")])
     top1, top5, loss = (sums / len(split)).tolist()
     return dict(top1=100 * top1, top5=100 * top5, loss=loss)
 
@@ -160,7 +159,10 @@ def save_checkpoint(path: Path, recipe: Recipe, epoch: int, model: nn.Module, op
                  optimizer=optimizer.state_dict())
     part = path.with_suffix(".part")
     try:
-        torch.save(state, part)
+        with open(part, "wb") as f:  # not by name: torch would hide a full disk
+            torch.save(state, f)
+            f.flush()
+            os.fsync(f.fileno())
         os.replace(part, path)
     except OSError as e:
         part.unlink(missing_ok=True)
@@ -172,6 +174,8 @@ def load_checkpoint(path: Path, recipe: Recipe, model: nn.Module, optimizer) -> 
     try: state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as e:
         raise ValueError(f"{path} is damaged ({type(e).__name__}); delete it to start over") from e
+    if not isinstance(state, dict) or not {"recipe", "epoch", "model", "optimizer"} <= set(state):
+        raise ValueError(f"{path} was not written by fit; move it away to start over")
     old, new = state["recipe"], recipe.to_dict()
     differs = [f"{k}: {old.get(k)!r} there, {new.get(k)!r} here" for k in old | new
                if old.get(k) != new.get(k)]
@@ -215,11 +219,8 @@ def use_bf16(recipe: Recipe, device: torch.device) -> bool:
     "Whether a step runs in bf16 autocast: `auto` means where the device multiplies in it."
     if recipe.precision != "auto": return recipe.precision == "bf16"
     if device.type == "cuda": return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and _cpu_has_bf16()
-
-def _cpu_has_bf16():
-    can = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(can.get("avx512_bf16") or can.get("amx_bf16") or can.get("amx_tile"))
+    can = torch.cpu.get_capabilities() if device.type == "cpu" else {}
+    return bool(can.get("avx512_bf16") or can.get("amx_bf16"))
 
 # %% ../nbs/14_train.ipynb #fc074d50
 def fit(
@@ -269,6 +270,9 @@ def fit(
                                  device, bar)
             loss, seconds = losses.mean().item(), time.perf_counter() - began
             val, train = (evaluate(model, s, pre, autocast=bf16) for s in (dataset.val, subset))
+            measured = torch.tensor([val["loss"], train["loss"]])
+            if not measured.isfinite().all():  # the last step of the epoch broke the weights
+                check_losses(measured, len(dataset.classes), f"after epoch {epoch + 1}", recipe)
             run.append(dict(  # before the checkpoint: lines beyond it are cut off on resuming
                 epoch=epoch + 1, loss=loss, train_top1=train["top1"], val_top1=val["top1"],
                 val_top5=val["top5"], val_loss=val["loss"], seconds=seconds,

@@ -38,6 +38,15 @@ def home(tmp_path, monkeypatch):
     return tmp_path / "home"
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    "Small pictures need no more, and `make test` shares the cores."
+    usual = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(usual)
+
+
 def picture(seed, mode="RGB", side=64, kind="JPEG"):
     pixels = np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
     file = io.BytesIO()
@@ -99,6 +108,7 @@ def assert_whole(dataset):
 def in_child(function, *args):
     "A forked process (no second import of torch) and the end of a pipe where its answer arrives."
     def work(pipe):
+        torch.set_num_threads(1)  # OpenMP's other threads do not survive a fork
         try:
             pipe.send(function(*args))
         except BaseException as e:
@@ -113,7 +123,9 @@ def in_child(function, *args):
 
 def answer(process, pipe, seconds=30):
     "What the child returned or raised; it must not hang."
-    assert pipe.poll(seconds), "the child process hangs"
+    if not pipe.poll(seconds):
+        process.kill()
+        pytest.fail("the child process hangs")
     process.join(seconds)
     return pipe.recv()
 

@@ -10,8 +10,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = sorted(p for p in (ROOT / "convnext_nb").glob("*.py") if not p.stem.startswith("_"))
-FLOORS = {"layers": 1, "cost": 1, "resnet": 2, "roadmap": 2, "convnext": 2, "swin": 2, "data": 2,
-          "augment": 2, "train": 3, "runs": 3, "weights": 3, "explore": 4, "bench": 4, "cli": 4}
+FLOORS = {"layers": 1, "cost": 1, "resnet": 2, "roadmap": 2, "convnext": 2, "swin": 2,
+          "archive": 2, "data": 2, "augment": 2, "train": 3, "runs": 3, "weights": 3,
+          "explore": 4, "bench": 4, "cli": 4}
 DEVELOPMENT = ("nbdev", "execnb", "jupyterlab", "notebook", "ipykernel", "nbclient", "nbformat")
 each_module = pytest.mark.parametrize("path", MODULES, ids=lambda p: p.stem)
 

@@ -2,6 +2,7 @@
 import nbformat
 import pytest
 from docs import broken_links, code_cell, convert, markdown
+from execute import execute
 from nbdev.config import get_config
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output, new_raw_cell
 from readme import NBS, cell_text
@@ -86,3 +87,26 @@ def test_site_replaces_widgets_and_refuses_errors():
     cell.outputs = [new_output("error", ename="ValueError", evalue="no", traceback=[])]
     with pytest.raises(SystemExit, match="ValueError: no"):
         code_cell(cell, "a")
+
+
+def test_outputs_are_the_same_each_time(tmp_path):
+    path = tmp_path / "a.ipynb"
+    code = ("import sys, ipywidgets\nprint('said', file=sys.stderr)\nprint('shown')\n"
+            "ipywidgets.IntSlider()")
+    nbformat.write(new_notebook(cells=[new_code_cell(code)]), path)
+    execute(path)
+    first = path.read_text()
+    execute(path)
+    assert path.read_text() == first
+    cell = nbformat.read(path, 4).cells[0]
+    assert [o.output_type for o in cell.outputs] == ["stream", "execute_result"]
+    assert cell.outputs[0].text == "shown\n" and cell.execution_count is None
+
+
+def test_a_failed_notebook_is_not_written(tmp_path):
+    path = tmp_path / "a.ipynb"
+    nbformat.write(new_notebook(cells=[new_code_cell("1 / 0")]), path)
+    before = path.read_bytes()
+    with pytest.raises(Exception, match="ZeroDivisionError"):
+        execute(path)
+    assert path.read_bytes() == before

@@ -54,12 +54,12 @@ def run(source: Path, target: Path) -> int:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", default="auto", help="auto, tiny, shapes, or a folder of images")
+    parser.add_argument("--data", default="auto", help="auto, tiny, shapes, or a folder")
     parser.add_argument("--out", default="out", help="folder for notebook, run and curve")
     args = parser.parse_args()
     if args.data not in ("auto", "tiny", "shapes"):
-        if not Path(args.data).is_dir():
-            parser.error(f"DATA={args.data}: no such folder; use auto, tiny, shapes or a folder")
+        if not Path(args.data).exists():
+            parser.error(f"DATA={args.data}: no such place; use auto, tiny, shapes or a folder")
         args.data = str(Path(args.data).resolve())
     out = Path(args.out).resolve()
     if out in (ROOT, ROOT / "nbs", ROOT / "image"):
