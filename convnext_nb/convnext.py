@@ -6,9 +6,12 @@
 __all__ = ['convnext_atto', 'convnext_femto', 'convnext_pico', 'convnext_nano', 'convnext_tiny', 'convnext_small',
            'convnext_base', 'convnext_large', 'convnext_xlarge', 'convnextv2_atto', 'convnextv2_femto',
            'convnextv2_pico', 'convnextv2_nano', 'convnextv2_tiny', 'convnextv2_base', 'convnextv2_large',
-           'convnextv2_huge', 'Block', 'ConvNeXt']
+           'convnextv2_huge', 'convnext_isotropic_small', 'convnext_isotropic_base', 'convnext_isotropic_large',
+           'Block', 'ConvNeXt', 'ConvNeXtIsotropic']
 
 # %% ../nbs/08_convnext.ipynb #77de68da
+from functools import partial
+
 from torch import nn
 
 from .layers import GRN, DropPath, LayerNorm2d, check_image, drop_path_rates, scale
@@ -51,6 +54,8 @@ class ConvNeXt(nn.Module):
     `state_dict()` has the keys and shapes of the authors' checkpoints. Image sides that are no
     multiple of the total stride (8 * stem_stride) round down. ValueError for an image smaller than
     it, for a wrong number of channels, and for depths and dims of unequal length.
+    With `features=True` the output is the list of the stages' maps (B, dims[i], H/4.., W/4..), as a
+    detector or segmenter wants them; keys stay, and `norm` and `head` are not used.
     Source: arXiv 2201.03545, section 3 and Table 9.
     """
     def __init__(
@@ -63,11 +68,12 @@ class ConvNeXt(nn.Module):
         layer_scale: float | None = 1e-6,  # start value of the blocks' gamma; None: none
         stem_stride: int = 4,  # kernel and stride of the first convolution
         grn: bool = False,  # V2
+        features: bool = False,  # output: the map of every stage, in place of logits
     ):
         super().__init__()
         if len(depths) != len(dims):
             raise ValueError(f"depths {depths} and dims {dims} must name the same number of stages")
-        self.in_chans, self.stem_stride = in_chans, stem_stride
+        self.in_chans, self.stem_stride, self.features = in_chans, stem_stride, features
         self.total_stride = stem_stride * 2 ** (len(dims) - 1)
         self.downsample_layers = nn.ModuleList([nn.Sequential(
             nn.Conv2d(in_chans, dims[0], stem_stride, stem_stride), LayerNorm2d(dims[0]))])
@@ -84,8 +90,11 @@ class ConvNeXt(nn.Module):
 
     def forward(self, x):  # (B, in_chans, H, W)
         check_image(x, self.in_chans, self.total_stride)
+        maps = []
         for downsample, stage in zip(self.downsample_layers, self.stages):
             x = stage(downsample(x))  # (B, dims[i], H / stride_i, W / stride_i)
+            if self.features: maps.append(x)
+        if self.features: return maps
         return self.head(self.norm(x.mean((2, 3))))  # (B, num_classes)
 
 def _init(m):
@@ -121,3 +130,39 @@ convnextv2_tiny = _variant((3, 3, 9, 3), 96, **_v2)
 convnextv2_base = _variant((3, 3, 27, 3), 128, **_v2)
 convnextv2_large = _variant((3, 3, 27, 3), 192, **_v2)
 convnextv2_huge = _variant((3, 3, 27, 3), 352, **_v2)
+
+# %% ../nbs/08_convnext.ipynb #0286dd55
+class ConvNeXtIsotropic(nn.Module):
+    """One stage of blocks on 16 x 16 patches: images (B, in_chans, H, W) to logits.
+
+    No norm after the stem; one after the average. Keys are the authors'. ValueError as ConvNeXt.
+    Source: arXiv 2201.03545, section 3.3 and Table 2; no layer scale for S and B: appendix A.1.
+    """
+    def __init__(
+        self,
+        depth: int = 18,  # number of blocks
+        dim: int = 384,  # channels of all of them
+        num_classes: int = 1000,  # length of the output
+        in_chans: int = 3,  # channels of the image
+        drop_path: float = 0.0,  # stochastic depth of the last block; grows linearly from 0
+        layer_scale: float | None = None,  # start value of the blocks' gamma; None: none
+        stem_stride: int = 16,  # side of a patch
+    ):
+        super().__init__()
+        self.in_chans, self.total_stride = in_chans, stem_stride
+        self.stem = nn.Conv2d(in_chans, dim, stem_stride, stem_stride)
+        self.blocks = nn.Sequential(
+            *(Block(dim, rate, layer_scale) for rate in drop_path_rates(drop_path, depth)))
+        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        self.head = nn.Linear(dim, num_classes)
+        self.apply(_init)
+
+    def forward(self, x):  # (B, in_chans, H, W)
+        check_image(x, self.in_chans, self.total_stride)
+        x = self.blocks(self.stem(x))  # (B, dim, H/16, W/16)
+        return self.head(self.norm(x.mean((2, 3))))  # (B, num_classes)
+
+# %% ../nbs/08_convnext.ipynb #fb644351
+convnext_isotropic_small = partial(ConvNeXtIsotropic, 18, 384)
+convnext_isotropic_base = partial(ConvNeXtIsotropic, 18, 768)
+convnext_isotropic_large = partial(ConvNeXtIsotropic, 36, 1024, layer_scale=1e-6)
