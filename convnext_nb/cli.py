@@ -52,7 +52,7 @@ def described(dataset: data.Dataset) -> str:
 # %% ../nbs/31_cli.ipynb #10d5f37f
 @call_parse
 def cnx_train(
-    recipe: str = "auto",  # auto, or a preset: pocket, hour, tiny_fast
+    recipe: str = "auto",  # auto, or a preset: pocket, step, hour, tiny_fast
     data: str = "auto",  # auto, tiny, shapes, or the path of a folder or archive
     out: str = "out/run",  # run folder; the same command goes on where it was interrupted
     model: str = "",  # another network, such as resnet18 or roadmap/depthwise

@@ -76,6 +76,9 @@ PRESETS = {
         model="convnext", model_args=dict(depths=(2, 2, 4, 2), dims=(32, 64, 128, 256),
                                           layer_scale=1.0, drop_path=0.05),
         epochs=12, batch_size=128, lr=4e-3, warmup_epochs=1.0, label_smoothing=0.05),
+    "step": Recipe(
+        model="roadmap/base", model_args=dict(width_mult=0.25),
+        epochs=4, batch_size=64, lr=2e-3, warmup_epochs=1.0, label_smoothing=0.0),
     "hour": Recipe(
         model="convnext_atto", model_args=dict(layer_scale=1.0, drop_path=0.05),
         epochs=14, batch_size=128, lr=2e-3, warmup_epochs=1.0),
