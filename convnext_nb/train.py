@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from . import convnext, cost, data, resnet, roadmap, runs, weights
+from . import convnext, cost, data, resnet, roadmap, runs, swin, weights
 from .data import Dataset, Preprocessing, Split
 
 # %% ../nbs/14_train.ipynb #0ade7c2c
@@ -96,7 +96,7 @@ def create(
     if model.startswith("roadmap/"):
         return roadmap.build(model.removeprefix("roadmap/"), num_classes=num_classes, **model_args)
     if model == "convnext": return convnext.ConvNeXt(num_classes=num_classes, **model_args)
-    for module in (convnext, resnet):
+    for module in (convnext, resnet, swin):
         builder = getattr(module, model, None)
         if callable(builder) and model.startswith(module.__name__.rpartition(".")[2]):
             return builder(num_classes=num_classes, **model_args)
@@ -106,9 +106,10 @@ def create(
 # %% ../nbs/14_train.ipynb #9e6a55b6
 def param_groups(model: nn.Module, weight_decay: float) -> list[dict]:
     "Two optimizer groups: matrices and filters decay; norms, biases and layer scale do not."
-    params = [p for p in model.parameters() if p.requires_grad]
-    flat = [p for p in params if p.squeeze().ndim <= 1]
-    full = [p for p in params if p.squeeze().ndim > 1]
+    full, flat = [], []
+    for name, p in model.named_parameters():
+        table = name.endswith("relative_position_bias_table")  # Swin's biases, in two axes
+        if p.requires_grad: (flat if table or p.squeeze().ndim <= 1 else full).append(p)
     return [{"params": full, "weight_decay": weight_decay}, {"params": flat, "weight_decay": 0.0}]
 
 # %% ../nbs/14_train.ipynb #472b07b9

@@ -51,6 +51,7 @@ def formats(model: nn.Module) -> list[str]:
     if "downsample_layers.0.0.weight" in keys:
         v2 = any(".grn." in k for k in keys)
         return [f for f in RULES if not (v2 and f == "torchvision")]
+    if "features.0.0.weight" in keys: return ["torchvision"]  # Swin
     return ["torchvision", "timm", "authors"] if hasattr(model, "layer1") else ["authors"]
 
 # %% ../nbs/10_weights.ipynb #fa35e192

@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import nn
 
-from convnext_nb import convnext, data, resnet, roadmap, runs, train
+from convnext_nb import convnext, data, resnet, roadmap, runs, swin, train
 from convnext_nb.data import Dataset, Preprocessing, Split
 from convnext_nb.train import Recipe
 
@@ -410,10 +410,10 @@ def test_the_loop_follows_lr_at(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("make", [
-    convnext.convnext_atto, convnext.convnextv2_atto, resnet.resnet18,
+    convnext.convnext_atto, convnext.convnextv2_atto, resnet.resnet18, swin.swin_t,
     lambda: roadmap.build("depthwise", width_mult=0.25),
     lambda: roadmap.build("ln", width_mult=0.25, layer_scale=0.1)],
-    ids=["convnext", "convnextv2", "resnet", "depthwise", "ln"])
+    ids=["convnext", "convnextv2", "resnet", "swin", "depthwise", "ln"])
 def test_norms_biases_and_scales_do_not_decay(make):
     model = make()
     full, flat = train.param_groups(model, 0.05)
