@@ -6,7 +6,7 @@
 __all__ = ['LAYOUTS', 'in_turn', 'speeds', 'as_files', 'bench_data', 'bench_pack', 'step_of', 'bench_train', 'bench_import',
            'measure', 'cnx_bench', 'as_line']
 
-# %% ../nbs/32_bench.ipynb #db9ebc16
+# %% ../nbs/32_bench.ipynb #2c16688c
 import json as json_lib
 import os
 import subprocess
@@ -23,8 +23,8 @@ from fastcore.script import call_parse
 from PIL import Image
 from torch.nn import functional as F
 
-from . import archive, convnext, data, train
-from .cli import plain_errors
+from . import archive, convnext, data, runs, train
+from .cli import load_data, plain_errors
 
 # %% ../nbs/32_bench.ipynb #26dcd982
 def in_turn(
@@ -143,10 +143,10 @@ def bench_import(repeats: int = 5) -> list[dict]:
     seconds = median(once() for _ in range(repeats))
     return [{"what": "import convnext_nb.convnext", "seconds": seconds}]
 
-# %% ../nbs/32_bench.ipynb #3c2cc89a
+# %% ../nbs/32_bench.ipynb #4e7bea70
 def measure(what: str, words: str, repeats: int) -> list[dict]:
     "The rows of one benchmark; ValueError for an unknown one."
-    if what == "data": return bench_data(data.load(words), repeats)
+    if what == "data": return bench_data(load_data(words, quiet=True), repeats)
     if what == "train": return bench_train(repeats)
     if what == "import": return bench_import(repeats)
     found = archive.find_tiny_imagenet() if what == "pack" else None
@@ -156,7 +156,7 @@ def measure(what: str, words: str, repeats: int) -> list[dict]:
     if found: return bench_pack(found)
     raise ValueError(f"no benchmark {what!r}; there are: pack, data, train, import, all")
 
-# %% ../nbs/32_bench.ipynb #b5f5fc7c
+# %% ../nbs/32_bench.ipynb #1318d1c0
 @call_parse
 def cnx_bench(
     what: str = "all",  # pack, data, train, import, or all of them
@@ -168,7 +168,7 @@ def cnx_bench(
     with plain_errors():
         todo = ("pack", "data", "train", "import") if what == "all" else (what,)
         found = {name: measure(name, data, repeats) for name in todo}
-    if json: print(json_lib.dumps(found))
+    if json: print(json_lib.dumps({"machine": runs.machine(), **found}, indent=1))
     else:
         print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {repeats} rounds")
         for name, rows in found.items(): print(f"\n{name}\n" + "\n".join(map(as_line, rows)))

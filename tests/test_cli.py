@@ -95,3 +95,10 @@ def test_ctrl_c_keeps_whole_epochs_and_goes_on(train, tmp_path):
     assert len(after) == 200
     assert [json.loads(line)["epoch"] for line in after] == list(range(1, 201))
     assert after[:2] == before.splitlines()[:2]  # not trained again
+
+
+def test_bench_prints_nothing_but_json():
+    done = command("cnx_bench", "--what", "data", "--data", "shapes", "--repeats", "1", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["data"][2]["ratio"] > 10 and found["machine"]["torch"]
