@@ -18,6 +18,7 @@ exclude_patterns = [".doctrees", "html", "jupyter_execute"]
 nb_execution_mode = "off"
 nb_output_stderr = "remove"
 nb_merge_streams = True
+nb_render_markdown_format = "myst"  # tables too
 myst_enable_extensions = ["attrs_inline", "colon_fence", "dollarmath"]
 myst_heading_anchors = 4
 html_theme = "furo"
