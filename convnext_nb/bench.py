@@ -43,14 +43,13 @@ def in_turn(
 # %% ../nbs/32_bench.ipynb #fce4b283
 def speeds(
     seconds: dict[str, list[float]],  # from `in_turn`
-    images: int | dict[str, int],  # how many images a call handles; one number, or one a candidate
+    images: int,  # how many images a call handles
 ) -> list[dict]:
     "Images per second: median, slowest, fastest round; ratio of medians to the first row."
     rows = []
     for name, times in seconds.items():
-        n = images if isinstance(images, int) else images[name]
-        rows.append({"what": name, "images/s": n / median(times), "slowest": n / max(times),
-                     "fastest": n / min(times)})
+        rows.append({"what": name, "images/s": images / median(times),
+                     "slowest": images / max(times), "fastest": images / min(times)})
     for row in rows: row["ratio"] = row["images/s"] / rows[0]["images/s"]
     return rows
 
@@ -149,11 +148,11 @@ def measure(what: str, words: str, repeats: int) -> list[dict]:
     if what == "data": return bench_data(load_data(words, quiet=True), repeats)
     if what == "train": return bench_train(repeats)
     if what == "import": return bench_import(repeats)
-    found = archive.find_tiny_imagenet() if what == "pack" else None
-    if what == "pack" and found is None: return [{"what": "pack: there is no Tiny-ImageNet here"}]
-    if what == "pack" and (found / "meta.json").exists():
+    if what == "pack":
+        found = archive.find_tiny_imagenet()
+        if found is None: return [{"what": "pack: there is no Tiny-ImageNet here"}]
+        if not (found / "meta.json").exists(): return bench_pack(found)
         return [{"what": "pack: only the packed copy is here; set TINY_IMAGENET to the zip"}]
-    if found: return bench_pack(found)
     raise ValueError(f"no benchmark {what!r}; there are: pack, data, train, import, all")
 
 # %% ../nbs/32_bench.ipynb #1318d1c0

@@ -8,7 +8,7 @@ __all__ = ['plain_errors', 'cnx_data', 'load_data', 'described', 'cnx_train', 's
 # %% ../nbs/31_cli.ipynb #105e5cb4
 import json
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import replace
 
 from fastcore.script import call_parse
@@ -40,7 +40,6 @@ def cnx_data(
 # %% ../nbs/31_cli.ipynb #fde886f3
 def load_data(word: str, quiet: bool = False) -> data.Dataset:
     "`data.load`; `quiet` keeps what it prints away from stdout."
-    from contextlib import nullcontext, redirect_stdout
     with redirect_stdout(sys.stderr) if quiet else nullcontext(): return data.load(word)
 
 def described(dataset: data.Dataset) -> str:

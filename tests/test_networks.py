@@ -3,33 +3,17 @@ import pytest
 import timm
 import torch
 import torchvision
+from oracles import drawn, gap, images, on_meta
 
 from convnext_nb import convnext, cost, resnet, roadmap, weights
 
 SIZES = ("tiny", "small", "base", "large", "xlarge")
 
 
-def gap(a, b):
-    "Largest difference, relative to the largest value."
-    return ((a - b).abs().max() / b.abs().max()).item()
-
-
-def images(size=64, batch=2, chans=3):
-    return torch.randn(batch, chans, size, size, generator=torch.Generator().manual_seed(0))
-
-
-def drawn(make):
-    "A network with all tensors drawn at random; its own start values are skipped."
-    with torch.device("meta"):
-        net = make()
-    return weights.randomize(net.to_empty(device="cpu"))
-
-
 def oracle(model, name, library):
     "The network of another library, with our weights (the same tensors)."
-    with torch.device("meta"):
-        make = timm.create_model if library == "timm" else torchvision.models.get_model
-        theirs = make(name)
+    make = timm.create_model if library == "timm" else torchvision.models.get_model
+    theirs = on_meta(make, name)
     state = {k: v.detach() for k, v in weights.convert(model, library).items()}
     theirs.load_state_dict(state, strict=True, assign=True)
     return theirs.requires_grad_()

@@ -1,8 +1,12 @@
 """Swin against torchvision and timm: names, logits, gradients, windows, faults, and bad input."""
+from functools import partial
+
+import oracles
 import pytest
 import timm
 import torch
 import torchvision
+from oracles import gap
 from torch import nn
 
 from convnext_nb import convnext, cost, swin, weights
@@ -10,11 +14,6 @@ from convnext_nb import convnext, cost, swin, weights
 SIZES = ("swin_t", "swin_s", "swin_b")
 SMALL = dict(depths=(2, 2, 2, 2), dim=12, heads=(1, 2, 3, 4), num_classes=5)
 TABLE = ".relative_position_bias_table"
-
-
-def gap(a, b):
-    "Largest difference, relative to the largest value."
-    return ((a - b).abs().max() / b.abs().max()).item()
 
 
 def images(*size, batch=2, chans=3):
@@ -27,9 +26,7 @@ def tables(net):
 
 def drawn(make, **kwargs):
     "A network with all tensors drawn at random, bias tables with a spread of 1."
-    with torch.device("meta"):
-        net = make(**kwargs)
-    net = weights.randomize(net.to_empty(device="cpu"))
+    net = oracles.drawn(partial(make, **kwargs))
     g = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for t in tables(net):

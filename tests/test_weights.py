@@ -10,6 +10,7 @@ import pytest
 import timm
 import torch
 import torchvision
+from oracles import drawn, gap, images, on_meta
 from safetensors.torch import load_file, save_file
 from transformers import (
     ConvNextConfig,
@@ -24,25 +25,6 @@ V1 = ("atto", "femto", "pico", "nano", "tiny", "small", "base", "large", "xlarge
 V2 = ("atto", "femto", "pico", "nano", "tiny", "base", "large", "huge")
 NAMES = [f"convnext_{s}" for s in V1] + [f"convnextv2_{s}" for s in V2]
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
-
-
-def gap(a, b):
-    "Largest difference, relative to the largest value."
-    return ((a - b).abs().max() / b.abs().max()).item()
-
-
-def images(size=64, batch=2, chans=3):
-    return torch.randn(batch, chans, size, size, generator=torch.Generator().manual_seed(0))
-
-
-def on_meta(make, *args, **kwargs):
-    with torch.device("meta"):
-        return make(*args, **kwargs)
-
-
-def drawn(make, seed=0):
-    "A network with all tensors drawn at random; its own start values are skipped."
-    return weights.randomize(on_meta(make).to_empty(device="cpu"), seed)
 
 
 def same(a, b):
