@@ -164,7 +164,9 @@ def save_checkpoint(path: Path, recipe: Recipe, epoch: int, model: nn.Module, op
     part = path.with_suffix(".part")
     try:
         with open(part, "wb") as f:  # not by name: torch would hide a full disk
-            torch.save(state, f)
+            try: torch.save(state, f)
+            except RuntimeError as e:  # torch's writer hides what stopped it
+                raise (e.__context__ or e) from None
             f.flush()
             os.fsync(f.fileno())
         os.replace(part, path)

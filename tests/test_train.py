@@ -437,3 +437,17 @@ def test_decay_shrinks_only_what_it_should(tmp_path):
     for name, p in model.named_parameters():
         expected = 1.0 if p.squeeze().ndim < 2 else 0.95
         assert torch.allclose(p, torch.tensor(expected)), name
+
+
+def test_ctrl_c_in_a_checkpoint_is_ctrl_c(whole, tmp_path, monkeypatch):
+    "torch's writer reports an interrupted write as a RuntimeError of its own."
+    def cut(state, file):
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise RuntimeError("unexpected pos 64 vs 0")
+    with monkeypatch.context() as m:
+        m.setattr(torch, "save", cut)
+        with pytest.raises(KeyboardInterrupt):
+            fit(tmp_path)
+    assert_same(whole, fit(tmp_path))
