@@ -7,7 +7,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 p
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help train test lab docs bench outputs clean
+.PHONY: help train test lab docs bench outputs results headline kills clean
 
 help:
 	@echo "make train  train: run nbs/20_final.ipynb; notebook, run folder and loss curve go to OUT=$(OUT)"
@@ -16,6 +16,9 @@ help:
 	@echo "make test   every check: export, clean, ruff, notebooks, pytest, docs, README; counts them at the end"
 	@echo "make docs   build the site from nbs/ into _docs/"
 	@echo "make bench  print the project's timings on this machine"
+	@echo "make results  list the runs in nbs/runs with their evidence; make all tables and figures anew"
+	@echo "make headline  train ConvNeXt-T, ResNet-50 and Swin-T for 40 epochs (a GPU's work)"
+	@echo "make kills  kill a small training 20 times and compare its end, bit for bit"
 	@echo "make outputs  run the notebooks and keep what they show (ARGS=nbs/04_macro.ipynb: that one)"
 	@echo "make clean  remove what docs and tests left; .venv, out/ and data/ stay"
 	@echo "The first of them makes .venv: about 3 GB to download, 6 GB on disk (torch with CUDA, on Linux)."
@@ -41,6 +44,16 @@ outputs: $(READY)
 	@$(BIN)/python tools/execute.py $(ARGS)
 	@$(BIN)/nbdev_clean
 	@$(BIN)/python tools/readme.py
+
+results: $(READY)
+	@$(BIN)/python tools/results.py
+	@$(MAKE) outputs ARGS="$$($(BIN)/python tools/results.py --readers)"
+
+headline: $(READY)
+	@$(BIN)/python tools/headline.py $(ARGS)
+
+kills: $(READY)
+	@$(BIN)/python tools/kills.py $(ARGS)
 
 clean:
 	rm -rf _proc _docs build dist *.egg-info .pytest_cache .ruff_cache

@@ -23,6 +23,7 @@ setup(
     url=cfg["git_url"],
     python_requires=">=" + cfg["min_python"],
     packages=find_packages(include=[cfg["lib_path"], cfg["lib_path"] + ".*"]),
+    package_data={cfg["lib_path"]: ["pretrained/*"]},
     install_requires=cfg["requirements"].split(),
     extras_require={"dev": dev},
     entry_points={

@@ -60,8 +60,11 @@ class Archive:
                              f"folder; do not use this file, {AGAIN}")
 
     def _walk(self):
-        return sorted(Path(folder, f).relative_to(self.path).as_posix()
-                      for folder, _, files in os.walk(self.path, followlinks=True) for f in files)
+        names = []
+        for folder, _, files in os.walk(self.path, followlinks=True):
+            inside = os.path.relpath(folder, self.path)
+            names += files if inside == "." else [f"{inside}/{f}" for f in files]
+        return sorted(names)
 
     def read(self, name: str) -> bytes:
         name = self.root + name

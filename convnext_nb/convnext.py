@@ -12,9 +12,20 @@ __all__ = ['convnext_atto', 'convnext_femto', 'convnext_pico', 'convnext_nano', 
 # %% ../nbs/08_convnext.ipynb #77de68da
 from functools import partial
 
+import torch
 from torch import nn
 
-from .layers import GRN, DropPath, LayerNorm2d, check_image, drop_path_rates, scale
+from convnext_nb.layers import (
+    GRN,
+    Depthwise,
+    DropPath,
+    LayerNorm2d,
+    PixelLinear,
+    by_few,
+    check_image,
+    drop_path_rates,
+    scale,
+)
 
 # %% ../nbs/08_convnext.ipynb #fe5dbbce
 class Block(nn.Module):
@@ -31,21 +42,25 @@ class Block(nn.Module):
         grn: bool = False,  # V2's normalisation
     ):
         super().__init__()
-        self.dwconv = nn.Conv2d(dim, dim, 7, padding=3, groups=dim)
+        self.dwconv = Depthwise(dim)
         self.norm = nn.LayerNorm(dim, eps=1e-6)
-        self.pwconv1 = nn.Linear(dim, 4 * dim)
+        self.pwconv1 = PixelLinear(dim, 4 * dim)
         self.act = nn.GELU()
         self.grn = GRN(4 * dim) if grn else nn.Identity()
-        self.pwconv2 = nn.Linear(4 * dim, dim)
+        self.pwconv2 = PixelLinear(4 * dim, dim)
         self.gamma = scale(dim, layer_scale)
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x):  # (B, dim, H, W)
         y = self.dwconv(x).permute(0, 2, 3, 1)  # (B, H, W, dim)
+        y = by_few(self.mix, y).permute(0, 3, 1, 2)  # (B, dim, H, W)
+        return x + self.drop_path(y)
+
+    def mix(self, y):  # (B, H, W, dim)
+        "What comes after the depthwise convolution: pixel by pixel, but for GRN."
         y = self.grn(self.act(self.pwconv1(self.norm(y))))  # (B, H, W, 4 * dim)
         y = self.pwconv2(y)  # (B, H, W, dim)
-        if self.gamma is not None: y = self.gamma * y
-        return x + self.drop_path(y.permute(0, 3, 1, 2))  # (B, dim, H, W)
+        return y if self.gamma is None else self.gamma * y
 
 # %% ../nbs/08_convnext.ipynb #bd307a3e
 class ConvNeXt(nn.Module):
@@ -90,7 +105,7 @@ class ConvNeXt(nn.Module):
 
     def forward(self, x):  # (B, in_chans, H, W)
         check_image(x, self.in_chans, self.total_stride)
-        maps = []
+        x, maps = x.contiguous(memory_format=torch.channels_last), []
         for downsample, stage in zip(self.downsample_layers, self.stages):
             x = stage(downsample(x))  # (B, dims[i], H / stride_i, W / stride_i)
             if self.features: maps.append(x)
@@ -159,6 +174,7 @@ class ConvNeXtIsotropic(nn.Module):
 
     def forward(self, x):  # (B, in_chans, H, W)
         check_image(x, self.in_chans, self.total_stride)
+        x = x.contiguous(memory_format=torch.channels_last)
         x = self.blocks(self.stem(x))  # (B, dim, H/16, W/16)
         return self.head(self.norm(x.mean((2, 3))))  # (B, num_classes)
 

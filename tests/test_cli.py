@@ -7,9 +7,11 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
-from convnext_nb import data
+from convnext_nb import cli, data, evaluation, runs, weights
+from convnext_nb.data import Preprocessing
 
 BIN = Path(sys.executable).parent
 SMALL = '{"depths": [1, 1, 1, 1], "dims": [8, 16, 32, 64], "layer_scale": 1.0}'
@@ -38,10 +40,12 @@ def train(tmp_path, monkeypatch):
             "--model", "convnext", "--model_args", SMALL, "--device", "cpu"]
 
 
-@pytest.mark.parametrize("name", ["cnx_train", "cnx_data", "cnx_bench"])
-def test_help_shows_defaults(name):
+@pytest.mark.parametrize("name, default", [
+    ("cnx_train", "auto"), ("cnx_data", "auto"), ("cnx_bench", "auto"),
+    ("cnx_eval", "val"), ("cnx_predict", "atto_tiny200")])
+def test_help_shows_defaults(name, default):
     done = command(name, "--help")
-    assert done.returncode == 0 and "(default: auto)" in " ".join(done.stdout.split())
+    assert done.returncode == 0 and f"(default: {default})" in " ".join(done.stdout.split())
 
 
 def test_train_leaves_a_run_and_json(train, tmp_path):
@@ -54,7 +58,7 @@ def test_train_leaves_a_run_and_json(train, tmp_path):
 
 
 @pytest.mark.parametrize("words, said", [
-    (["--recipe", "pocked"], "there are: auto, pocket"),
+    (["--recipe", "pocked"], "there are: auto, "),
     (["--model", "convnext_gigantic"], "unknown model"),
     (["--model_args", "width=2"], "no JSON object"),
     (["--data", "no/such/folder"], "no data"),
@@ -86,7 +90,7 @@ def test_ctrl_c_keeps_whole_epochs_and_goes_on(train, tmp_path):
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     said = process.communicate(timeout=60)[1]
-    assert process.returncode == 130 and "goes on after the last whole epoch" in said
+    assert process.returncode == 130 and "goes on from there" in said
     before = metrics.read_text()
     assert before.count("\n") < 200
     done = command(*words)
@@ -102,3 +106,141 @@ def test_bench_prints_nothing_but_json():
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["data"][2]["ratio"] > 10 and found["machine"]["torch"]
+
+
+# cnx_eval and cnx_predict, called as functions where no process is needed
+
+@pytest.fixture
+def small_run(tmp_path, monkeypatch):
+    "A run on drawn shapes with 5 images a class held out, and the words of its data."
+    shapes = data.Shapes(120, 50)
+    monkeypatch.setattr(data, "Shapes", lambda: shapes)
+    held = shapes.holdout(5)
+    folder = tmp_path / "run"
+    folder.mkdir()
+    sizes = dict(depths=[1, 1, 1, 1], dims=[8, 16, 24, 32], layer_scale=1.0)
+    net = weights.randomize(evaluation.create("convnext", 10, **sizes))
+    runs.write_json(folder / "recipe.json", dict(
+        recipe=dict(model="convnext", model_args=sizes, epochs=1),
+        data=dict(classes=list(held.classes), source=held.source,
+                  preprocessing=held.preprocessing.to_dict())))
+    weights.save(net, folder / "model")
+    runs.write_json(folder / "evidence.json", {})
+    return folder, shapes, held, net
+
+
+def evaluated(capsys, **words):
+    cli.cnx_eval(device="cpu", json=True, **words)
+    return json.loads(capsys.readouterr().out)
+
+
+def test_eval_measures_the_part_that_is_asked_for(small_run, capsys):
+    folder, shapes, held, net = small_run
+    pre = shapes.preprocessing
+    trained = evaluation.evaluate(net, held.train, pre)["top1"]
+    for part, split in dict(val=shapes.val, holdout=held.val, train=held.train).items():
+        found = evaluated(capsys, run=str(folder), part=part, flip=part == "val")
+        row, = found["results"]
+        for key, value in evaluation.evaluate(net, split, pre).items():
+            assert row[key] == pytest.approx(value)
+        assert found["images"] == len(split) and found["part"] == part
+        assert row.get("train_top1") == (None if part == "train" else pytest.approx(trained))
+        both = evaluation.evaluate(net, split, pre, flip=True)
+        assert row.get("flip") == (pytest.approx(both) if part == "val" else None)
+
+
+def test_eval_reports_the_average_of_the_weights_too(small_run, capsys):
+    folder, shapes, _, net = small_run
+    with torch.no_grad():
+        net.head.bias[3] += 1e3  # answers nothing else
+    weights.save(net, folder / "ema")
+    found = evaluated(capsys, run=str(folder))
+    assert [row["weights"] for row in found["results"]] == ["weights", "ema"]
+    plain, average = found["results"]
+    assert plain["loss"] < 100 < average["loss"]
+    share = 100 * (shapes.val.labels == 3).double().mean().item()
+    assert average["top1"] == pytest.approx(share)
+    cli.cnx_eval(str(folder), device="cpu", flip=True)
+    said = capsys.readouterr().out
+    assert all(word in said for word in ("ema, flip averaged", "un-augmented", "mixed up most"))
+
+
+def test_eval_matches_the_classes(small_run, capsys, tmp_path):
+    folder, shapes, _, _ = small_run
+    three = tuple(reversed(shapes.classes[2:5]))
+    found = cli.fitting("shapes", three, quiet=True)
+    assert found.classes == three and len(found.val) == 15
+    with pytest.raises(ValueError, match="lacks 1 of the network's 2 classes .cat.: give --data"):
+        cli.fitting("shapes", ("ring", "cat"))
+    recipe = json.loads((folder / "recipe.json").read_text())
+    recipe["data"]["source"] = "drawn by code"
+    runs.write_json(folder / "recipe.json", recipe)
+    with pytest.raises(SystemExit) as stop:
+        cli.cnx_eval(str(folder), part="holdout", device="cpu")
+    assert stop.value.code == 1 and "--holdout 25" in capsys.readouterr().err
+
+
+def test_ctrl_c_is_exit_code_130(monkeypatch, capsys):
+    def interrupted(*args, **kw):
+        raise KeyboardInterrupt
+    monkeypatch.setattr(evaluation, "restore", interrupted)
+    for call in (lambda: cli.cnx_eval("run"), lambda: cli.cnx_predict([__file__])):
+        with pytest.raises(SystemExit) as stop:
+            call()
+        assert stop.value.code == 130 and capsys.readouterr().err.strip() == "interrupted"
+
+
+def test_predict_pictures_and_folders(tmp_path):
+    folder = pictures(tmp_path / "own", 4)
+    inside = sorted(folder.rglob("*.png"))
+    done = command("cnx_predict", str(folder), str(inside[0]), "--top", "2", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert [row["image"] for row in found] == [str(p) for p in [*inside, inside[0]]]
+    assert found[0]["classes"] == found[-1]["classes"] and len(found[0]["classes"]) == 2
+    net, pre, classes = evaluation.restore("atto_tiny200")
+    expected = evaluation.classify(net, [Image.open(p) for p in inside], pre, classes, 2)
+    for row, best in zip(found, expected):
+        assert [c["name"] for c in row["classes"]] == [name for name, _ in best]
+        probabilities = [c["probability"] for c in row["classes"]]
+        assert probabilities == pytest.approx([p for _, p in best], abs=1e-4)
+
+
+def test_predict_cuts_a_picture_only_once(small_run, tmp_path):
+    net, pre = small_run[3], Preprocessing(size=32, crop=0.5)
+    path = tmp_path / "one.png"
+    Image.fromarray(small_run[1].val.images[0].numpy()).save(path)
+    (_, found), = cli.predicted(net, [path], pre, data.SHAPES, 10)
+    best = evaluation.classify(net, [Image.open(path)], pre, data.SHAPES, 10)[0]
+    assert dict(found) == pytest.approx(dict(best), abs=1e-5)
+
+
+def test_predict_tells_which_pictures_it_cannot_read(tmp_path):
+    good = sorted(pictures(tmp_path / "own", 1).rglob("*.png"))[0]
+    text, cut = tmp_path / "text.jpg", tmp_path / "cut.png"
+    text.write_text("no picture")
+    cut.write_bytes(good.read_bytes()[:300])
+    done = command("cnx_predict", str(text), str(good), str(cut))
+    assert done.returncode == 1 and str(good) in done.stdout and str(cut) not in done.stdout
+    lines = done.stderr.strip().splitlines()
+    assert [line.split(" is no")[0] for line in lines] == [f"error: {text}", f"error: {cut}"]
+
+
+@pytest.mark.parametrize("words, said", [
+    (dict(images=["no.png"]), "there is no picture no.png"),
+    (dict(images=["tests"]), "no picture in tests"),
+    (dict(images=["image"], top=0), "1 to 200 classes"),
+    (dict(images=["image"], run="no/run"), "or a shipped network: atto_tiny200"),
+])
+def test_predict_refuses(words, said, monkeypatch, capsys):
+    monkeypatch.chdir(Path(__file__).resolve().parent.parent)
+    with pytest.raises(SystemExit) as stop:
+        cli.cnx_predict(**words, device="cpu")
+    told = capsys.readouterr()
+    assert stop.value.code == 1 and not told.out
+    assert told.err.startswith("error: ") and told.err.count("\n") == 1 and said in told.err
+
+
+def test_wrong_use_is_exit_code_2():
+    assert command("cnx_predict").returncode == 2
+    assert command("cnx_eval", "--part", "test").returncode == 2

@@ -642,6 +642,43 @@ def test_batches_hold_every_image_once(n, size, drop_last):
         data.batches(s, 0)
 
 
+@pytest.mark.parametrize("n, size, drop_last", [(23, 6, False), (23, 6, True), (4, 6, False)])
+def test_batches_resume_and_share(n, size, drop_last):
+    def order(**kw):
+        b = data.batches(split(n), size, True, torch.Generator().manual_seed(0),
+                         drop_last=drop_last, **kw)
+        return [[x.numpy().tobytes() for x in xs] for xs, _ in b]
+    whole = order()
+    for start in range(len(whole) + 2):
+        b = data.batches(split(n), size, drop_last=drop_last, start=start)
+        assert order(start=start) == whole[start:] and len(b) == len(whole)
+    for parts in (2, 3):
+        shares = [order(share=(i, parts)) for i in range(parts)]
+        assert [sum(same, []) for same in zip(*shares, strict=True)] == whole
+        full = [{len(part) for part in same} for same, b in zip(zip(*shares), whole)
+                if len(b) == size]
+        assert all(lengths == {size // parts} for lengths in full)
+    with pytest.raises(ValueError, match="batch_size 6 cannot be shared by 4 processes"):
+        data.batches(split(n), size, share=(0, 4))
+
+
+def test_order_of_batches_is_for_ever():
+    b = data.batches(split(40), 7, True, torch.Generator().manual_seed(3))
+    expected = torch.randperm(40, generator=torch.Generator().manual_seed(3))
+    assert torch.equal(torch.cat([x.permute(0, 2, 3, 1) for x, _ in b]), split(40).images[expected])
+
+
+def test_to_float_in_evaluation_serves_training():
+    how, pixels = Preprocessing(mean=(0.1, 0.2, 0.3)), torch.zeros(1, 3, 4, 4, dtype=torch.uint8)
+    with torch.inference_mode():
+        seen = data.to_float(pixels, how).clone()
+    assert torch.equal(data.to_float(pixels, how), seen)
+    kept = data._factors(how.mean, how.std, pixels.device)
+    assert not any(t.is_inference() for t in kept)  # what a gradient could not pass
+    with torch.device("meta"):
+        assert data.to_float(pixels, Preprocessing(mean=(0.4, 0.2, 0.3))).device.type == "cpu"
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_to_float_is_the_formula(seed):
     g = np.random.default_rng(seed)

@@ -5,9 +5,7 @@ import torch
 import torchvision
 from oracles import drawn, gap, images, on_meta
 
-from convnext_nb import convnext, cost, resnet, roadmap, weights
-
-SIZES = ("tiny", "small", "base", "large", "xlarge")
+from convnext_nb import convnext, cost, proof, resnet, roadmap, swin, weights
 
 
 def oracle(model, name, library):
@@ -19,17 +17,27 @@ def oracle(model, name, library):
     return theirs.requires_grad_()
 
 
-PAIRS = [(size, library) for size in SIZES for library in ("timm", "torchvision")
-         if (size, library) != ("xlarge", "torchvision")]  # torchvision has no XL
-
-
-@pytest.mark.parametrize("size, library", PAIRS)
+@pytest.mark.parametrize("size", ["tiny", "small"])
+@pytest.mark.parametrize("library", ["timm", "torchvision"])
 def test_logits_equal(size, library):
     name = f"convnext_{size}"
     ours = drawn(getattr(convnext, name)).eval()
     theirs = oracle(ours, name, library).eval()
     with torch.inference_mode():
         assert gap(ours(images()), theirs(images())) < 1e-5
+
+
+@pytest.mark.parametrize("grn", [False, True])
+@pytest.mark.parametrize("width", [128, 192, 256, 352])
+def test_large_sizes_at_reduced_depth(width, grn):
+    "B, L, XL and V2's huge; runs/proof.json has them at full depth."
+    depths, dims = (1, 1, 2, 1), tuple(width * 2**i for i in range(4))
+    ours = drawn(lambda: convnext.ConvNeXt(depths, dims, layer_scale=None if grn else 1.0, grn=grn))
+    theirs = on_meta(timm.models.convnext.ConvNeXt, depths=depths, dims=dims, use_grn=grn,
+                     ls_init_value=None if grn else 1.0)
+    theirs.load_state_dict(weights.convert(ours, "timm"), strict=True, assign=True)
+    with torch.inference_mode():
+        assert gap(ours.eval()(images()), theirs.eval()(images())) < 1e-5
 
 
 @pytest.mark.parametrize("library", ["timm", "torchvision"])
@@ -71,7 +79,7 @@ def test_a_planted_fault_is_seen(mutation):
         assert gap(ours(images()), expected) > 1e-4
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"])
+@pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50", "resnet152"])
 def test_resnet_logits_equal(name):
     theirs = drawn(getattr(torchvision.models, name)).eval()
     ours = getattr(resnet, name)().eval()
@@ -120,45 +128,113 @@ def test_channels_last_changes_nothing():
         assert gap(fast, plain) < 1e-5, s.name
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_properties_over_sizes(seed):
+# Properties of every family ---------------------------------------------------------------------
+
+DEPTHS = (1, 1, 2, 1)
+FAMILIES = {  # small networks of every kind
+    "V1": lambda **k: convnext.ConvNeXt(DEPTHS, (8, 16, 32, 64), **k),
+    "V2": lambda **k: convnext.ConvNeXt(DEPTHS, (8, 16, 32, 64), layer_scale=None, grn=True, **k),
+    "isotropic": lambda **k: convnext.ConvNeXtIsotropic(2, 16, **k),
+    "isotropic L": lambda **k: convnext.ConvNeXtIsotropic(2, 16, layer_scale=1e-6, **k),
+    "basic blocks": lambda **k: resnet.ResNet(resnet.BasicBlock, DEPTHS, width=8, **k),
+    "bottlenecks": lambda **k: resnet.ResNet(resnet.Bottleneck, DEPTHS, width=8, **k),
+    "Swin": lambda **k: swin.Swin((2, 2, 2, 2), 8, (1, 2, 4, 8), **k),
+    "walk": lambda **k: roadmap.build("fewer_norm", width_mult=0.25, depths=DEPTHS, **k)}
+each_family = pytest.mark.parametrize("family", FAMILIES)
+
+
+def small(family, **settings):
+    "A small network of the family with random weights, in evaluation mode."
+    return weights.randomize(FAMILIES[family](**settings)).eval()
+
+
+@pytest.mark.parametrize("seed", range(4))
+@each_family
+def test_properties_over_sizes(family, seed):
     g = torch.Generator().manual_seed(seed)
     def pick(low, high): return int(torch.randint(low, high, (), generator=g))
-    stem, chans, classes, batch = pick(1, 5), pick(1, 6), pick(1, 30), pick(1, 4)
-    depths, width = tuple(pick(1, 3) for _ in range(4)), 8 * pick(1, 4)
-    net = convnext.ConvNeXt(depths, tuple(width * 2**i for i in range(4)), classes, chans,
-                            drop_path=0.3, stem_stride=stem, grn=bool(pick(0, 2)))
-    side = net.total_stride + pick(0, 40)
-    x = torch.randn(batch, chans, side, side + pick(0, 9), generator=g)
-    assert net(x).shape == (batch, classes)
-    net.eval()
+    stem = 2 ** pick(0, 3) * (4 if "isotropic" in family else 1)
+    chans, classes, batch = pick(1, 6), pick(1, 30), pick(1, 4)
+    net = FAMILIES[family](num_classes=classes, in_chans=chans, drop_path=0.3, stem_stride=stem)
+    total = net.total_stride
+    tall, wide = total + pick(0, 40), total + pick(0, 40)
+    x = torch.randn(batch + 1, chans, tall, wide, generator=g)
+    out = net.train()(x)
+    assert out.shape == (batch + 1, classes)
+    out.square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
+    weights.randomize(net).eval()
     with torch.inference_mode():
-        whole, alone = net(x), torch.cat([net(x[i:i + 1]) for i in range(batch)])
-        assert torch.allclose(whole, alone, atol=1e-5)  # no image sees another
-        assert gap(net.double()(x.double()).float(), whole) < 1e-4
-    assert cost.count(net, side).params == sum(p.numel() for p in net.parameters())
+        whole, alone = net(x), torch.cat([net(x[i:i + 1]) for i in range(len(x))])
+        assert whole.isfinite().all() and torch.equal(whole, net(x))
+        assert gap(alone, whole) < 1e-5  # no image sees another
+        assert gap(net.double()(x.double()).float(), whole) < 1e-5
+    assert cost.count(net.float(), total).params == sum(p.numel() for p in net.parameters())
+    with pytest.raises(ValueError, match="total stride"):
+        net(x[:, :, :total - 1])
 
 
-SMALL = dict(depths=(1, 1, 2, 1), dims=(8, 16, 32, 64))
+@pytest.mark.parametrize("name, library", [
+    ("convnext_atto", "timm"), ("convnext_tiny", "torchvision"), ("convnextv2_atto", "timm"),
+    ("convnextv2_atto", "transformers"), ("convnext_isotropic_small", "timm"),
+    ("resnet18", "torchvision"), ("resnet50", "timm"), ("resnet50", "transformers")])
+@pytest.mark.parametrize("height, width", [(33, 50), (47, 32), (97, 64)])
+def test_odd_sizes_are_theirs(name, library, height, width):
+    ours = proof.drawn(name)
+    theirs = proof.theirs(name, library, ours)
+    x = images(97)[:, :, :height, :width]
+    assert gap(proof.logits(ours, x), proof.logits(theirs, x)) < 1e-5
 
 
-@pytest.mark.parametrize("make", [
-    lambda: convnext.ConvNeXt(**SMALL), lambda: convnext.ConvNeXt(**SMALL, grn=True),
-    resnet.resnet18, lambda: roadmap.build("ln", width_mult=0.25, depths=SMALL["depths"])])
-def test_one_graph_for_the_compiler(make):
-    net = make().eval()
-    compiled = torch.compile(net, backend="eager", fullgraph=True)
+@each_family
+def test_channels_last_changes_nothing_in_any_family(family):
+    net = small(family)
     with torch.inference_mode():
-        assert torch.equal(compiled(images()), net(images()))
+        plain = net(images())
+        fast = net.to(memory_format=torch.channels_last)(
+            images().to(memory_format=torch.channels_last))
+    assert gap(fast, plain) < 1e-5
 
 
-def test_bf16_autocast_stays_near():
-    net = drawn(convnext.convnext_atto).eval()
+@each_family
+@pytest.mark.parametrize("dtype, near", [(torch.bfloat16, 0.1), (torch.float16, 0.02)])
+def test_half_precision_stays_near(family, dtype, near):
+    net = small(family)
     with torch.inference_mode():
         exact = net(images())
-        with torch.autocast("cpu", torch.bfloat16):
-            rough = net(images()).float()
-    assert 0 < gap(rough, exact) < 0.1
+        with torch.autocast("cpu", dtype):
+            assert 0 < gap(net(images()).float(), exact) < near
+        whole = net.to(dtype)(images().to(dtype))
+    assert whole.dtype == dtype and 0 < gap(whole.float(), exact) < near
+
+
+@each_family
+def test_autocast_trains(family):
+    net = small(family).train()
+    with torch.autocast("cpu", torch.bfloat16):
+        out = net(images())
+    out.float().square().mean().backward()
+    assert all(p.grad.dtype == torch.float32 and p.grad.isfinite().all()
+               for p in net.parameters())
+
+
+@each_family
+def test_one_graph_for_the_compiler(family):
+    net = small(family)
+    compiled = torch.compile(net, backend="aot_eager", fullgraph=True)
+    with torch.inference_mode():
+        assert gap(compiled(images()), net(images())) < 1e-5
+    torch.compiler.reset()
+
+
+@each_family
+def test_exported_for_any_batch(family):
+    net, batch = small(family), torch.export.Dim("batch")
+    program = torch.export.export(net, (images(),), dynamic_shapes=({0: batch},)).module()
+    for n in (1, 2, 5):
+        x = images(batch=n)
+        with torch.inference_mode():
+            assert gap(program(x), net(x)) < 1e-5
 
 
 def test_cost_leaves_the_model_alone():

@@ -8,6 +8,7 @@ import torch
 import torchvision
 from oracles import gap
 from torch import nn
+from transformers import SwinConfig, SwinForImageClassification
 
 from convnext_nb import convnext, cost, swin, weights
 
@@ -50,21 +51,15 @@ def torchvisions(ours, name):
 
 def timms(ours, **kwargs):
     theirs = timm.create_model("swin_tiny_patch4_window7_224", **kwargs)
-    state = {}
-    for key, t in ours.state_dict().items():
-        at = key.split(".")
-        if key.endswith("relative_position_index"):
-            continue
-        if key.startswith("features.0."):
-            new = {"0": "patch_embed.proj.", "2": "patch_embed.norm."}[at[2]] + at[3]
-        elif at[0] == "features":
-            i, odd = divmod(int(at[1]), 2)
-            new = f"layers.{i}." + ("blocks." if odd else "downsample.") + ".".join(at[2:])
-            new = new.replace("mlp.0", "mlp.fc1").replace("mlp.3", "mlp.fc2")
-        else:
-            new = key.replace("head", "head.fc")
-        state[new] = t.detach().clone()
-    theirs.load_state_dict(state, strict=True)
+    theirs.load_state_dict(weights.convert(ours, "timm"), strict=True)
+    return theirs.eval()
+
+
+def transformers_(ours, depths, dim, heads, num_classes):
+    config = SwinConfig(depths=depths, embed_dim=dim, num_heads=heads, num_labels=num_classes,
+                        drop_path_rate=0.0)
+    theirs = SwinForImageClassification(config)
+    theirs.load_state_dict(weights.convert(ours, "huggingface"), strict=True)
     return theirs.eval()
 
 
@@ -114,6 +109,22 @@ def test_gradients_are_torchvisions(train):
     for name, p in ours.named_parameters():
         assert p.grad.abs().max() > 0, name
         assert gap(p.grad, grads[name]) < 1e-4, name
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_logits_and_gradients_are_transformers(train):
+    ours = drawn(swin.Swin, **SMALL).train(train)
+    theirs = transformers_(ours, **SMALL).train(train)
+    x = images(224, 224)
+    a, b = ours(x), theirs(x).logits
+    assert gap(a, b) < 1e-5
+    for out in (a, b):
+        out.square().mean().backward()
+    grads = {n: p.grad for n, p in theirs.named_parameters()}
+    for name, p in ours.named_parameters():
+        parts = [name.replace("qkv", part) for part in "qkv"] if "qkv" in name else [name]
+        found = torch.cat([grads[weights.names(ours, "huggingface")[part]] for part in parts])
+        assert gap(p.grad, found) < 1e-4, name
 
 
 @pytest.mark.parametrize("img_size, stem_stride, window", [

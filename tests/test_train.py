@@ -10,13 +10,17 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from jupyter_client.manager import start_new_kernel
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
-from convnext_nb import convnext, data, resnet, roadmap, runs, swin, train
+from convnext_nb import convnext, data, evaluation, optim, runs, train
 from convnext_nb.data import Dataset, Preprocessing, Split
 from convnext_nb.train import Recipe
 
@@ -90,6 +94,20 @@ def whole(tmp_path_factory):
     return done
 
 
+CHILD = f"""
+import sys, time
+sys.path.insert(0, {str(ROOT / "tests")!r})
+import torch, test_train
+torch.set_num_threads(1)
+quick = test_train.train.prepare
+def slow(*args):
+    print("step", flush=True)
+    time.sleep(0.2)
+    return quick(*args)
+test_train.train.prepare = slow
+"""
+
+
 class Killed(BaseException):
     "Stands for what ends a run at a certain point."
 
@@ -116,19 +134,9 @@ def test_a_run_is_complete_and_the_same_twice(whole, tmp_path):
 
 
 def test_a_killed_process_resumes_to_the_same_bits(whole, tmp_path):
-    code = f"""
-import sys, time
-sys.path.insert(0, {str(ROOT / "tests")!r})
-import torch, test_train
-torch.set_num_threads(1)
-quick = test_train.data.crop_flip
-def slow(*args):
-    time.sleep(0.2)
-    return quick(*args)
-test_train.data.crop_flip = slow
-test_train.fit({str(tmp_path / "run")!r})
-"""
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.PIPE)
+    code = CHILD + f"test_train.fit({str(tmp_path / 'run')!r})"
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.DEVNULL,
+                               stderr=subprocess.PIPE)
     metrics, end = tmp_path / "run/metrics.jsonl", time.monotonic() + 60
     while not (metrics.exists() and metrics.read_text().count("\n") == 2):
         assert time.monotonic() < end and process.poll() is None, process.stderr.read()
@@ -143,7 +151,7 @@ test_train.fit({str(tmp_path / "run")!r})
 STEPS = {  # where the run ends: (place, function, call)
     "before the first epoch": (train, "train_epoch", 0),
     "in the third epoch": (train, "train_epoch", 2),
-    "in a step": (data, "crop_flip", 7),
+    "in a step": (train, "prepare", 7),
     "in evaluation": (train, "evaluate", 3),
     "before a checkpoint": (train, "save_checkpoint", 1),
     "while a checkpoint is written": (torch, "save", 1),
@@ -264,11 +272,11 @@ def test_a_disk_that_is_really_full(whole, tmp_path):
 
 def test_nan_stops_and_earlier_epochs_are_kept(whole, tmp_path, monkeypatch):
     original = train.train_epoch
-    def poisoned(model, *args):
-        if args[5] == 2:  # the third epoch
+    def poisoned(job, *args):
+        if job.epoch == 2:  # the third
             with torch.no_grad():
-                next(model.parameters())[0, 0] = math.nan
-        return original(model, *args)
+                next(job.model.parameters())[0, 0] = math.nan
+        return original(job, *args)
     with monkeypatch.context() as m:
         m.setattr(train, "train_epoch", poisoned)
         with pytest.raises(train.Diverged, match="loss is nan in epoch 3.*Try a lower lr"):
@@ -380,24 +388,7 @@ def test_evaluate_refuses_nothing():
         train.evaluate(nn.Linear(1, 1), split(0), Preprocessing(32))
 
 
-# the rate and the groups
-
-@pytest.mark.parametrize("epochs, warmup, steps", [(10, 2, 7), (4, 1, 90), (3, 0.5, 20), (5, 0, 9)])
-def test_lr_at(epochs, warmup, steps):
-    recipe = replace(RECIPE, epochs=epochs, warmup_epochs=warmup, lr=3e-3, min_lr=1e-6)
-    total, top = epochs * steps, int(warmup * steps)
-    rates = [train.lr_at(recipe, i, steps) for i in range(total + 1)]
-    if warmup:
-        assert rates[0] == pytest.approx(3e-3 / top)  # near 0, not 0: the first step counts
-        rises = [b - a for a, b in zip(rates[:top], rates[1:top])]
-        assert all(rise == pytest.approx(3e-3 / top) for rise in rises)
-    assert max(rates) == 3e-3 == rates[top]
-    assert all(a > b for a, b in zip(rates[top:], rates[top + 1:]))
-    for done, share in ((1 / 3, 0.75), (1 / 2, 0.5), (2 / 3, 0.25)):  # of a half cosine
-        rate = train.lr_at(recipe, top + done * (total - top), steps)
-        assert rate == pytest.approx(1e-6 + share * (3e-3 - 1e-6))
-    assert rates[total] == pytest.approx(1e-6) and rates[total - 1] < 3e-3 * 0.05
-
+# the loop
 
 def test_the_loop_follows_lr_at(tmp_path, monkeypatch):
     seen, step = [], torch.optim.AdamW.step
@@ -406,37 +397,7 @@ def test_the_loop_follows_lr_at(tmp_path, monkeypatch):
         return step(self, *args, **kwargs)
     monkeypatch.setattr(torch.optim.AdamW, "step", watched)
     fit(tmp_path)
-    assert seen == [{train.lr_at(RECIPE, i, 3)} for i in range(4 * 3)]  # 26 images, 8 a step
-
-
-@pytest.mark.parametrize("make", [
-    convnext.convnext_atto, convnext.convnextv2_atto, resnet.resnet18, swin.swin_t,
-    lambda: roadmap.build("depthwise", width_mult=0.25),
-    lambda: roadmap.build("ln", width_mult=0.25, layer_scale=0.1)],
-    ids=["convnext", "convnextv2", "resnet", "swin", "depthwise", "ln"])
-def test_norms_biases_and_scales_do_not_decay(make):
-    model = make()
-    full, flat = train.param_groups(model, 0.05)
-    assert full["weight_decay"] == 0.05 and flat["weight_decay"] == 0
-    decays = {id(p) for p in full["params"]}
-    assert not decays & {id(p) for p in flat["params"]}
-    layers = {f"{name}.weight".lstrip(".") for name, m in model.named_modules()
-              if isinstance(m, (nn.Conv2d, nn.Linear))}
-    for name, p in model.named_parameters():  # nothing but the weights of convolutions and matrices
-        assert (id(p) in decays) == (name in layers), name
-    assert len(full["params"]) + len(flat["params"]) == len(list(model.parameters()))
-
-
-def test_decay_shrinks_only_what_it_should(tmp_path):
-    "With no gradient at all, AdamW leaves norms and biases alone and shrinks the rest."
-    model = convnext.ConvNeXt((1, 1, 1, 1), (8, 8, 16, 16), 4)
-    for p in model.parameters():
-        nn.init.ones_(p)
-        p.grad = torch.zeros_like(p)
-    torch.optim.AdamW(train.param_groups(model, 0.5), lr=0.1).step()
-    for name, p in model.named_parameters():
-        expected = 1.0 if p.squeeze().ndim < 2 else 0.95
-        assert torch.allclose(p, torch.tensor(expected)), name
+    assert seen == [{optim.lr_at(RECIPE, i, 3)} for i in range(4 * 3)]  # 26 images, 8 a step
 
 
 def test_ctrl_c_in_a_checkpoint_is_ctrl_c(whole, tmp_path, monkeypatch):
@@ -451,3 +412,231 @@ def test_ctrl_c_in_a_checkpoint_is_ctrl_c(whole, tmp_path, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             fit(tmp_path)
     assert_same(whole, fit(tmp_path))
+
+
+# inside an epoch
+
+FULL = replace(RECIPE, epochs=2, augment="crop flip trivialaugment", erasing=0.5, mixup=0.5,
+               cutmix=1.0, mix_until=0.5, ema=0.9, sizes=((0.0, 32), (0.5, 40)))
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory):
+    "An undisturbed run of a recipe with everything on."
+    usual = torch.get_num_threads()
+    torch.set_num_threads(1)
+    done = fit(tmp_path_factory.mktemp("full"), FULL)
+    torch.set_num_threads(usual)
+    return done
+
+
+@pytest.mark.parametrize("when", [0, 2, 3, 5])  # 3 steps an epoch
+def test_killed_inside_an_epoch(when, full, tmp_path, monkeypatch):
+    "State is saved after every step here; what follows has the same bits, average included."
+    patch = interrupted(train.optim, "lr_at", when)
+    with pytest.raises(Killed):
+        train.fit(FULL, dataset(), tmp_path, device="cpu", progress=False, save_minutes=0)
+    patch.undo()
+    steps, original = [], train.prepare
+    def counted(*args):
+        steps.append(args)
+        return original(*args)
+    monkeypatch.setattr(train, "prepare", counted)
+    again = fit(tmp_path, FULL)
+    assert len(steps) == 6 - when  # no step is done twice
+    assert_same(full, again)
+    averages = [load_file(f / "ema.safetensors") for f in (tmp_path, full[1].folder)]
+    assert all(torch.equal(a, averages[1][k]) for k, a in averages[0].items())
+
+
+def test_everything_on(full):
+    model, run = full
+    assert names(run.folder) == sorted([*COMPLETE, "ema.safetensors"])
+    assert all(0 <= row["ema_val_top1"] <= 100 for row in rows(run))
+    net, pre, classes = evaluation.restore(run.folder, ema=True)
+    found = evaluation.evaluate(net, dataset().val, pre)
+    assert {f"ema_{k}": v for k, v in found.items()} == pytest.approx(
+        {k: v for k, v in run.evidence.items() if k.startswith("ema_")})
+
+
+def test_the_average_is_the_plain_formula(tmp_path, monkeypatch):
+    seen, update = [], torch.optim.AdamW.step
+    def watched(self, *args, **kwargs):
+        update(self, *args, **kwargs)
+        seen.append(self.param_groups[0]["params"][0].detach().clone())
+    monkeypatch.setattr(torch.optim.AdamW, "step", watched)
+    model, run = fit(tmp_path, replace(RECIPE, epochs=1, ema=0.7))
+    torch.manual_seed(RECIPE.seed)
+    average = next(train.create(RECIPE.model, 4, **RECIPE.model_args).parameters()).detach()
+    for weights in seen:
+        average = 0.7 * average + 0.3 * weights
+    kept = evaluation.restore(tmp_path, ema=True)[0]
+    assert torch.allclose(next(kept.parameters()), average, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", train.PRESETS)
+def test_presets_run(name, tmp_path, monkeypatch):
+    "Each preset from end to end, with a small network and few small images."
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    preset = train.PRESETS[name]
+    args = {k: v for k, v in preset.model_args.items() if k in ("drop_path", "layer_scale")}
+    small = replace(preset, model="convnext", model_args=RECIPE.model_args | args, epochs=2,
+                    batch_size=8, size=preset.size and 64, warmup_epochs=1)
+    model, run = fit(tmp_path, small)
+    assert len(rows(run)) == 2
+    assert run.recipe["data"]["preprocessing"]["size"] == (small.size or 32)
+
+
+@pytest.mark.parametrize("model, args", [
+    ("swin_t", dict(stem_stride=2)), ("resnet18", {}), ("convnextv2_atto", {}),
+    ("convnext_isotropic_small", {}), ("roadmap/ln", dict(width_mult=0.25))])
+def test_a_run_of_each_family_can_be_used(model, args, tmp_path):
+    recipe = Recipe(model=model, model_args=args, epochs=1, batch_size=2, warmup_epochs=0)
+    net, run = fit(tmp_path, recipe, dataset(2, 2, side=32))
+    again, pre, classes = evaluation.restore(run.folder)
+    assert evaluation.evaluate(again, dataset(2, 2).val, pre) == evaluation.evaluate(
+        net, dataset(2, 2).val, pre)
+
+
+def test_muon_resumes_to_the_same_bits(tmp_path):
+    recipe = replace(RECIPE, epochs=2, optimizer="muon", lr=1e-3)
+    one = fit(tmp_path / "one", recipe)
+    patch = interrupted(train.optim, "lr_at", 4)
+    with pytest.raises(Killed):
+        train.fit(recipe, dataset(), tmp_path / "two", device="cpu", progress=False, save_minutes=0)
+    patch.undo()
+    assert_same(one, fit(tmp_path / "two", recipe))
+
+
+def test_a_start_from_weights(whole, tmp_path):
+    "Weights come before the first step; another number of classes leaves the head fresh."
+    file = str(whole[1].folder / "model.safetensors")
+    recipe = replace(RECIPE, start=file, head_init_scale=0.001, lr=1e-9, warmup_epochs=0, epochs=1)
+    same = fit(tmp_path / "same", recipe)[0]
+    for a, b in zip(same.parameters(), whole[0].parameters(), strict=True):
+        assert torch.allclose(a, b, atol=1e-6)
+    with pytest.warns(UserWarning, match="head is left fresh"):
+        other = fit(tmp_path / "other", recipe, dataset(classes=5))[0]
+    assert other.head.weight.abs().max() < 1e-3
+    assert torch.allclose(other.stages[3][0].pwconv1.weight, whole[0].stages[3][0].pwconv1.weight,
+                          atol=1e-6)
+
+
+@pytest.mark.parametrize("change, words", [
+    (dict(augment="crop blur"), "blur"), (dict(optimizer="sgd"), "choose one of"),
+    (dict(erasing=2), "erasing must be from 0 to 1"), (dict(ema=1.5), "ema must be from 0 to 1"),
+    (dict(mixup=-1), "mixup must be from 0"), (dict(layer_decay=7), "layer_decay must be")])
+def test_recipes_at_fault(change, words):
+    with pytest.raises(ValueError, match=words):
+        replace(RECIPE, **change)
+
+
+def test_sizes_and_mixing_follow_the_epoch():
+    recipe = replace(RECIPE, epochs=10, size=64, sizes=((0, 32), (0.5, 48), (0.85, 64)), mixup=0.2,
+                     mix_until=0.7)
+    assert [recipe.size_at(e) for e in range(10)] == [32] * 5 + [48] * 4 + [64]
+    assert [recipe.mixes(e) for e in range(10)] == [True] * 7 + [False] * 3
+    assert replace(RECIPE, sizes=((0.5, 48),)).size_at(0) is None
+    assert not replace(recipe, mixup=0.0).mixes(0)
+
+
+# stopped by hand
+
+def test_ctrl_c_saves_and_leaves(whole, tmp_path):
+    code = CHILD + f"test_train.fit({str(tmp_path / 'run')!r})"
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE, text=True)
+    for _ in range(5):
+        assert process.stdout.readline() == "step\n", process.stderr.read()
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=60)[1]
+    assert "stopped in epoch 2 after step 2 and saved" in said
+    state = torch.load(tmp_path / "run/checkpoint.pt")
+    assert state["epoch"] == 1 and len(state["losses"]) == 2
+    assert_same(whole, fit(tmp_path / "run"))
+
+
+def test_a_second_ctrl_c_does_not_wait():
+    with pytest.raises(KeyboardInterrupt), train.polite_interrupt() as asked:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert len(asked) == 1
+        os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_in_jupyter_an_interrupt_is_one_line(whole, tmp_path):
+    manager, client = start_new_kernel(kernel_name="python3")
+    try:
+        cell = client.execute(CHILD + f"test_train.fit({str(tmp_path / 'run')!r})")
+        steps, said, end = 0, None, time.monotonic() + 60
+        while said is None and time.monotonic() < end:
+            message = client.get_iopub_msg(timeout=60)
+            if message["msg_type"] == "stream":
+                steps += message["content"]["text"].count("step")
+                if steps == 2:
+                    manager.interrupt_kernel()
+            elif message["msg_type"] == "error" and message["parent_header"]["msg_id"] == cell:
+                said = message["content"]
+        assert said["ename"] == "Interrupted" and len(said["traceback"]) == 1, said
+        assert "the same call goes on from there" in said["traceback"][0]
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
+    assert_same(whole, fit(tmp_path / "run"))
+
+
+# several processes
+
+def test_two_processes_agree_with_one(tmp_path):
+    "The same global batches; only the order of additions differs."
+    recipe = replace(RECIPE, epochs=3, augment="none", ema=0.9, model_args=RECIPE.model_args | dict(
+        drop_path=0.0))
+    one = fit(tmp_path / "one", recipe, dataset(24, 10))
+    (tmp_path / "two.py").write_text(f"""
+import sys
+sys.path.insert(0, {str(ROOT / "tests")!r})
+import torch, test_train
+torch.set_num_threads(1)
+recipe = test_train.Recipe.from_dict({recipe.to_dict()!r})
+test_train.fit({str(tmp_path / "two")!r}, recipe, test_train.dataset(24, 10))
+""")  # on CPUs torchrun starts the processes; accelerate's launcher does so for GPUs
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2",
+              "--standalone", str(tmp_path / "two.py")]
+    done = subprocess.run(launch, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    run = runs.Run(tmp_path / "two")
+    assert run.evidence["processes"] == 2 and names(run.folder) == names(tmp_path / "one")
+    for name in ("model", "ema"):
+        ours, theirs = (load_file(tmp_path / f / f"{name}.safetensors") for f in ("one", "two"))
+        gaps = {k: (a - theirs[k]).abs().max().item() for k, a in ours.items()}
+        assert max(gaps.values()) < 1e-4, gaps  # without averaging about 0.1
+    for a, b in zip(rows(one[1]), rows(run), strict=True):
+        assert a == pytest.approx(b, rel=1e-4)
+
+
+def test_processes_need_equal_shares():
+    batches = data.batches(split(24), 8, share=(1, 2))
+    assert [len(y) for _, y in batches] == [4, 4, 4]
+    with pytest.raises(ValueError, match="cannot be shared by 3 processes"):
+        data.batches(split(24), 8, share=(0, 3))
+
+
+# seen while it runs
+
+def test_watch_sees_every_epoch(tmp_path):
+    seen = []
+    train.fit(RECIPE, dataset(), tmp_path, "cpu", progress=False,
+              watch=lambda run: seen.append(len(run.metrics)))
+    assert seen == [1, 2, 3, 4]
+
+
+def test_tensorboard_reads_what_is_measured(tmp_path, monkeypatch):
+    run = train.fit(replace(RECIPE, epochs=2), dataset(), tmp_path, "cpu", progress=False,
+                    watch=runs.tensorboard())[1]
+    found = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    for name in ("loss", "val_top1"):
+        read = [(e.step, e.value) for e in found.Scalars(name)]
+        assert read == [(row["epoch"], pytest.approx(row[name])) for row in run.metrics]
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ImportError, match="pip install tensorboard"):
+        runs.tensorboard()

@@ -9,22 +9,13 @@ from functools import partial
 import pytest
 import timm
 import torch
-import torchvision
 from oracles import drawn, gap, images, on_meta
 from safetensors.torch import load_file, save_file
-from transformers import (
-    ConvNextConfig,
-    ConvNextForImageClassification,
-    ConvNextV2Config,
-    ConvNextV2ForImageClassification,
-)
+from transformers import SwinConfig, SwinForImageClassification
 
-from convnext_nb import convnext, cost, resnet, roadmap, weights
+from convnext_nb import convnext, cost, proof, resnet, roadmap, swin, weights
 
-V1 = ("atto", "femto", "pico", "nano", "tiny", "small", "base", "large", "xlarge")
-V2 = ("atto", "femto", "pico", "nano", "tiny", "base", "large", "huge")
-NAMES = [f"convnext_{s}" for s in V1] + [f"convnextv2_{s}" for s in V2]
-RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+SMALL_SWIN = dict(depths=(2, 2, 2, 2), dim=12, heads=(1, 2, 3, 4))
 
 
 def same(a, b):
@@ -36,22 +27,14 @@ def shapes(state):
     return {k: tuple(t.shape) for k, t in state.items()}
 
 
-def huggingface(ours):
-    "transformers' network of the size of ours, without tensors."
-    v2 = any(".grn." in k for k in ours.state_dict())
-    config, make = ((ConvNextV2Config, ConvNextV2ForImageClassification) if v2 else
-                    (ConvNextConfig, ConvNextForImageClassification))
-    return on_meta(make, config(
-        depths=[len(s) for s in ours.stages], num_labels=ours.head.out_features,
-        hidden_sizes=[s[0].dwconv.in_channels for s in ours.stages]))
-
-
 def their(library, name, ours):
     "The other library's network of this name, without tensors."
-    if library == "huggingface":
-        return huggingface(ours)
-    make = timm.create_model if library == "timm" else torchvision.models.get_model
-    return on_meta(make, name)
+    return on_meta(proof.foreign, name, library.replace("huggingface", "transformers"), ours)
+
+
+def drawn_swin(seed=0, **settings):
+    "A small Swin with random weights; its index is not among them."
+    return weights.randomize(swin.Swin(**{**SMALL_SWIN, **settings}), seed).eval()
 
 
 @pytest.fixture(scope="module")
@@ -61,21 +44,18 @@ def atto():
 
 # Keys and shapes ------------------------------------------------------------------------------
 
-LIBRARIES = [(name, library) for name in (*NAMES, *RESNETS)
-             for library in ("timm", "torchvision", "huggingface")
-             if name in RESNETS and library != "huggingface"
-             or name in NAMES and (library != "torchvision" or name in
-                                   [f"convnext_{s}" for s in ("tiny", "small", "base", "large")])]
+LIBRARIES = [(name, library.replace("transformers", "huggingface")) for name in proof.PUBLISHED
+             if "isotropic" not in name for library in proof.libraries(name)]
 
 
 @pytest.mark.parametrize("name, library", LIBRARIES)
 def test_every_network_has_their_keys_and_shapes(name, library):
-    ours = on_meta(getattr(resnet if name in RESNETS else convnext, name))
+    ours = on_meta(proof.build, name)
     theirs = their(library, name, ours)
     state = weights.convert(ours, library)
     assert shapes(state) == shapes(theirs.state_dict())
-    assert weights.load(ours, theirs.state_dict()) == (
-        "torchvision" if name in RESNETS else library)  # for ResNets timm's keys are the same
+    same_keys = name.startswith("resnet") and library == "timm"
+    assert weights.load(ours, theirs.state_dict()) == ("torchvision" if same_keys else library)
 
 
 def test_authors_keys():
@@ -100,28 +80,100 @@ def test_authors_keys():
 @pytest.mark.parametrize("name, library", [
     ("convnextv2_tiny", "timm"), ("convnextv2_base", "timm"), ("convnextv2_tiny", "huggingface"),
     ("convnext_tiny", "huggingface"), ("convnext_nano", "huggingface"),
-    ("convnextv2_nano", "huggingface"), ("convnext_tiny", "torchvision"), ("resnet50", "timm")])
+    ("convnextv2_nano", "huggingface"), ("convnext_tiny", "torchvision"), ("resnet50", "timm"),
+    ("resnet18", "huggingface"), ("resnet50", "huggingface")])
 def test_logits_equal_and_back_bit_for_bit(name, library, tmp_path):
-    make = getattr(resnet if name in RESNETS else convnext, name)
-    ours = drawn(make).eval()
+    ours = proof.drawn(name)
     path = weights.save(ours, tmp_path / "w", library)
     theirs = their(library, name, ours).eval()
     theirs.load_state_dict(load_file(path), strict=True, assign=True)
-    with torch.inference_mode():
-        out = theirs(images())
-        assert gap(ours(images()), getattr(out, "logits", out)) < 1e-5
+    assert gap(proof.logits(ours, images()), proof.logits(theirs, images())) < 1e-5
     for source in (path, theirs.state_dict()):
-        back = drawn(make, seed=1)
+        back = proof.drawn(name, seed=1)
         weights.load(back, source)
         assert same(back, ours)
 
 
-@pytest.mark.parametrize("make", [convnext.convnext_atto, convnext.convnextv2_atto])
-def test_huggingface_without_prefix(make):
-    ours, back = drawn(make), drawn(make, seed=1)
-    state = {k.removeprefix("convnext.").removeprefix("convnextv2."): t
-             for k, t in weights.convert(ours, "huggingface").items()}
-    assert "embeddings.layernorm.weight" in state
+@pytest.mark.parametrize("library", weights.SWIN)
+def test_swins_come_back_bit_for_bit(library, tmp_path):
+    ours, back = drawn_swin(), drawn_swin(seed=1)
+    assert weights.load(back, weights.save(ours, tmp_path / "w", library)) == library
+    assert same(back, ours)
+    assert list(weights.convert(ours, "torchvision")) == list(ours.state_dict())
+
+
+@pytest.mark.parametrize("library", ["huggingface", "huggingface-hub"])
+def test_a_folder_that_transformers_opens(library, tmp_path):
+    ours, x = drawn_swin(), proof.images(224, batch=1)
+    kind = SwinForImageClassification
+    config = SwinConfig(num_labels=1000, depths=[2, 2, 2, 2], embed_dim=12, num_heads=[1, 2, 3, 4])
+    config.save_pretrained(tmp_path)
+    weights.save(ours, tmp_path / "model.safetensors", library)
+    theirs, info = kind.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(info[k] for k in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert gap(proof.logits(ours, x), proof.logits(theirs.eval(), x)) < 1e-5
+    theirs.save_pretrained(tmp_path / "again")  # in the names of the hub's files
+    back = drawn_swin(seed=1)
+    weights.load(back, tmp_path / "again" / "model.safetensors")
+    assert same(back, ours)
+
+
+def test_authors_keys_of_swin():
+    "The pattern of the keys in the authors' checkpoints, with the tables that they store."
+    ours, back = drawn_swin(), drawn_swin(seed=1)
+    state = weights.convert(ours, "authors")
+    part = (".weight", ".bias")
+    keys = {f"{m}{p}" for p in part
+            for m in ("patch_embed.proj", "patch_embed.norm", "norm", "head")}
+    keys |= {f"layers.{i}.downsample.{m}" for i in range(3)
+             for m in ("norm.weight", "norm.bias", "reduction.weight")}
+    for block in (f"layers.{i}.blocks.{j}." for i in range(4) for j in range(2)):
+        keys |= {f"{block}{m}{p}" for p in part for m in
+                 ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")}
+        keys.add(f"{block}attn.relative_position_bias_table")
+    assert set(state) == keys
+    state["layers.0.blocks.0.attn.relative_position_index"] = torch.zeros(49, 49, dtype=torch.long)
+    state["layers.0.blocks.1.attn_mask"] = torch.zeros(64, 49, 49)
+    assert weights.load(back, {"model": state}) == "authors" and same(back, ours)
+
+
+def test_merging_belongs_to_another_stage_in_timm():
+    ours = drawn_swin()
+    norm = ours.features[2].norm.weight
+    for library, key in [("timm", "layers.1.downsample.norm.weight"),
+                         ("authors", "layers.0.downsample.norm.weight"),
+                         ("huggingface", "swin.encoder.layers.0.downsample.norm.weight")]:
+        assert weights.convert(ours, library)[key].data_ptr() == norm.data_ptr()
+
+
+def test_query_key_and_value_in_this_order():
+    ours = drawn_swin()
+    state = weights.convert(ours, "huggingface")
+    q, k, v = (state[f"swin.encoder.layers.1.blocks.1.attention.{part}_proj.weight"]
+               for part in "qkv")
+    assert torch.equal(torch.cat([q, k, v]), ours.features[3][1].attn.qkv.weight)
+
+
+def test_windows_that_fit_have_smaller_tables():
+    ours = drawn_swin(img_size=64, window=8)
+    theirs = timm.models.swin_transformer.SwinTransformer(
+        img_size=64, window_size=8, depths=(2, 2, 2, 2), embed_dim=12, num_heads=(1, 2, 3, 4))
+    assert shapes(weights.convert(ours, "timm")) == shapes(theirs.state_dict())
+    back = drawn_swin(seed=1, img_size=64, window=8)
+    assert weights.load(back, weights.convert(ours, "timm")) == "timm" and same(back, ours)
+    with pytest.raises(ValueError, match=r"8 shapes differ: .*bias_table: \(225, 1\), expected"):
+        weights.load(drawn_swin(), weights.convert(ours, "timm"))
+
+
+@pytest.mark.parametrize("make, prefix", [
+    (partial(drawn, convnext.convnext_atto), "convnext."),
+    (partial(drawn, convnext.convnextv2_atto), "convnextv2."),
+    (partial(drawn, resnet.resnet18), "resnet."), (drawn_swin, "swin.")])
+def test_huggingface_without_prefix(make, prefix):
+    ours, back = make(), make(seed=1)
+    state = weights.convert(ours, "huggingface")
+    assert all(k.startswith((prefix, "classifier.")) for k in state)
+    state = {k.removeprefix(prefix): t for k, t in state.items()}
     assert weights.load(back, state) == "huggingface" and same(back, ours)
 
 
@@ -159,7 +211,8 @@ def test_last_step_of_the_walk_takes_published_weights():
 def test_formats_that_do_not_exist():
     for make, library, there in [
             (convnext.convnextv2_atto, "torchvision", "authors, timm, huggingface"),
-            (resnet.resnet18, "huggingface", "torchvision, timm, authors"),
+            (resnet.resnet18, "huggingface-hub", "torchvision, timm, authors, huggingface"),
+            (swin.swin_t, "convnext", "torchvision, timm, authors, huggingface, huggingface-hub"),
             (convnext.convnext_isotropic_small, "timm", "there are: authors"),
             (convnext.convnext_atto, "jax", "authors, timm, torchvision, huggingface")]:
         with pytest.raises(ValueError, match=there):
@@ -183,12 +236,12 @@ def test_wrappers(atto, wrap, tmp_path):
 
 
 @pytest.mark.parametrize("library", ["authors", "timm", "torchvision", "huggingface"])
-@pytest.mark.parametrize("make", [convnext.convnext_atto, resnet.resnet18])
+@pytest.mark.parametrize("make", [convnext.convnext_atto, resnet.resnet18, None])
 def test_other_classes_leave_the_head_fresh(make, library):
-    if make is resnet.resnet18 and library == "huggingface":
-        return
-    ours = drawn(make)
-    ten = drawn(partial(make, num_classes=10), seed=1)
+    if make:
+        ours, ten = drawn(make), drawn(partial(make, num_classes=10), seed=1)
+    else:
+        ours, ten = drawn_swin(), drawn_swin(seed=1, num_classes=10)
     before = {k: t.clone() for k, t in ten.state_dict().items()}
     with pytest.warns(UserWarning, match=r"head is left fresh.*\(1000, \d+\).*\(10, \d+\)"):
         weights.load(ten, weights.convert(ours, library))
@@ -261,6 +314,18 @@ BAD = {
     "no tensors": (lambda s: {"a": 1}, "no state dict found"),
     "empty": (lambda s: {}, "missing"),
 }
+
+
+def test_a_part_of_qkv_that_is_missing_or_wrong():
+    ours, back = drawn_swin(), drawn_swin(seed=1)
+    state, before = weights.convert(ours, "huggingface"), drawn_swin(seed=1)
+    key = "swin.encoder.layers.0.blocks.1.attention.k_proj.bias"
+    bias = state.pop(key)
+    with pytest.raises(ValueError, match=r"missing 1 \(encoder\.layers\.0.*\.k_proj\.bias\)"):
+        weights.load(back, state)
+    with pytest.raises(ValueError, match=r"1 shapes differ: .*attn\.k\.bias: \(5,\), expected"):
+        weights.load(back, {**state, key: bias[:5]})
+    assert same(back, before)
 
 
 @pytest.mark.parametrize("case", BAD)

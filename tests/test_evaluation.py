@@ -1,0 +1,354 @@
+"""What evaluation says against counts by hand, and trained networks read back."""
+import json
+import math
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from convnext_nb import convnext, data, evaluation, runs, weights
+from convnext_nb.data import Preprocessing, Split
+
+ROOT = Path(__file__).resolve().parent.parent
+SMALL = dict(depths=(1, 1, 1, 1), dims=(8, 16, 24, 32), layer_scale=1.0)
+CLASSES = ("ant", "bee", "cat")
+PRE = Preprocessing(size=32, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25))
+
+
+def split(n, k=3, side=32, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    return Split(torch.randint(256, (n, side, side, 3), generator=g, dtype=torch.uint8),
+                 torch.randint(k, (n,), generator=g))
+
+
+def network(k=3, drop_path=0.5):
+    torch.manual_seed(0)
+    return weights.randomize(convnext.ConvNeXt(num_classes=k, drop_path=drop_path, **SMALL))
+
+
+def drawn(n, k, seed):
+    "Logits with ties left out, and labels that they often get right."
+    g = torch.Generator().manual_seed(seed)
+    logits, labels = 3 * torch.randn(n, k, generator=g), torch.randint(k, (n,), generator=g)
+    logits[torch.arange(n), labels] += 2
+    return logits, labels
+
+
+# Counts by hand
+
+def counted(logits, labels):
+    "top-1, top-5 and loss from the definitions, an image at a time."
+    top1 = top5 = loss = 0.0
+    for z, y in zip(logits.double().numpy(), labels.tolist()):
+        better = int((z > z[y]).sum())  # classes in front of the true one
+        top1, top5 = top1 + (better < 1), top5 + (better < 5)
+        loss += np.log(np.exp(z - z.max()).sum()) + z.max() - z[y]
+    n = len(labels)
+    return dict(top1=100 * top1 / n, top5=100 * top5 / n, loss=loss / n)
+
+
+@pytest.mark.parametrize("n, k, seed", [(1, 2, 0), (50, 3, 1), (99, 5, 2), (64, 6, 3), (90, 40, 4)])
+def test_scores_are_the_counts(n, k, seed):
+    logits, labels = drawn(n, k, seed)
+    assert evaluation.scores(logits, labels) == pytest.approx(counted(logits, labels), rel=1e-5)
+
+
+@pytest.mark.parametrize("n, batch_size", [(1, 4), (7, 3), (8, 4), (9, 100)])
+@pytest.mark.parametrize("flip", [False, True])
+def test_evaluate_and_predict_are_one_pass_of_the_network(n, batch_size, flip):
+    net, images = network(7), split(n, 7)
+    x = data.to_float(images.images.permute(0, 3, 1, 2), PRE)
+    net.eval()
+    with torch.no_grad():
+        expected = (net(x) + net(x.flip(3))) / 2 if flip else net(x)
+    net.train()
+    found = evaluation.predict(net, images, PRE, batch_size, flip=flip)
+    assert torch.allclose(found, expected, atol=1e-5) and net.training
+    assert not found.requires_grad and found.dtype == torch.float32
+    said = evaluation.evaluate(net, images, PRE, batch_size, flip=flip)
+    assert said == pytest.approx(counted(expected, images.labels), rel=1e-4) and net.training
+
+
+def test_images_of_another_size_are_scaled_to_the_networks():
+    net, small = network(), split(4, side=16)
+    x = data.to_float(small.images.permute(0, 3, 1, 2), PRE)
+    x = F.interpolate(x, (32, 32), mode="bicubic", antialias=True)
+    with torch.no_grad():
+        expected = net.eval()(x)
+    assert torch.allclose(evaluation.predict(net, small, PRE), expected, atol=1e-5)
+
+
+def test_autocast_is_bf16():
+    class Seen(nn.Linear):
+        def forward(self, x):
+            out = super().forward(x.flatten(1))
+            self.dtype = out.dtype
+            return out
+    net = Seen(3 * 32 * 32, 3)
+    for autocast, dtype in ((True, torch.bfloat16), (False, torch.float32)):
+        found = evaluation.predict(net, split(5), PRE, autocast=autocast)
+        assert net.dtype == dtype and found.dtype == torch.float32
+
+
+def test_an_error_leaves_the_network_in_its_mode():
+    net = network().train()
+    wrong = Split(split(3).store, torch.tensor([0, 1, 2]))
+    net.head = nn.Linear(5, 3)  # does not fit
+    with pytest.raises(RuntimeError):
+        evaluation.evaluate(net, wrong, PRE)
+    assert all(m.training for m in net.modules())
+    with pytest.raises(ValueError, match="empty split"):
+        evaluation.evaluate(network(), split(3).subset(torch.arange(0)), PRE)
+
+
+class Reads(TorchDispatchMode):
+    "Counts the operations for which a GPU would have to be waited for."
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        waits = ("item", "_local_scalar_dense", "is_nonzero", "equal", "nonzero", "masked_select")
+        self.count += func.overloadpacket.__name__.split(".")[-1] in waits
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("measure", [evaluation.evaluate, evaluation.predict])
+def test_nothing_is_read_back_for_each_batch(measure):
+    found = []
+    for batch_size in (20, 2):
+        with Reads() as reads:
+            measure(network(), split(20), PRE, batch_size)
+        found.append(reads.count)
+    assert found[0] == found[1]
+    with Reads() as reads, torch.inference_mode():
+        torch.ones(1).item()
+    assert reads.count == 1  # it does count
+
+
+# Confusion
+
+@pytest.mark.parametrize("n, k, seed", [(1, 2, 0), (60, 3, 1), (500, 12, 2)])
+def test_confusion_by_hand(n, k, seed):
+    logits, labels = drawn(n, k, seed)
+    expected = [[0] * k for _ in range(k)]
+    for z, y in zip(logits.tolist(), labels.tolist()):
+        expected[y][z.index(max(z))] += 1
+    counts = evaluation.confusion(logits, labels)
+    assert counts.tolist() == expected
+    names = [f"class {i}" for i in range(k)]
+    pairs = {(i, j): expected[i][j] + expected[j][i] for i in range(k) for j in range(i + 1, k)}
+    order = sorted((p for p in pairs if pairs[p]), key=lambda p: -pairs[p])  # stable
+    rows = [dict(a=names[i], b=names[j], mistakes=pairs[i, j], a_as_b=expected[i][j],
+                 b_as_a=expected[j][i]) for i, j in order]
+    assert evaluation.confused(counts, names, 5) == rows[:5]
+    assert evaluation.confused(counts, names, 10**6) == rows
+    with pytest.raises(ValueError, match=f"{k + 1} names for {k} classes"):
+        evaluation.confused(counts, [*names, "one more"])
+
+
+# Calibration
+
+def ece_by_hand(logits, labels, bins):
+    "Guo et al. 2017, equations 1 to 3, an image at a time."
+    p = np.exp(logits.double().numpy())
+    p /= p.sum(1, keepdims=True)
+    members = [[] for _ in range(bins)]
+    for probabilities, y in zip(p, labels.tolist()):
+        c = probabilities.max()
+        m = next(m for m in range(1, bins + 1) if (m - 1) / bins < c <= m / bins or m == bins)
+        members[m - 1].append((c, float(probabilities.argmax() == y)))
+    gaps = [len(b) * abs(np.mean([r for _, r in b]) - np.mean([c for c, _ in b]))
+            for b in members if b]
+    return 100 * sum(gaps) / len(labels), [len(b) for b in members if b]
+
+
+@pytest.mark.parametrize("n, k, bins", [(1, 2, 15), (40, 3, 1), (300, 4, 15), (300, 50, 7)])
+def test_calibration_by_hand(n, k, bins):
+    for seed in range(3):
+        logits, labels = drawn(n, k, seed)
+        found = evaluation.calibration(logits, labels, bins)
+        ece, counts = ece_by_hand(logits, labels, bins)
+        assert found["ece"] == pytest.approx(ece, abs=1e-9)
+        assert [b["count"] for b in found["bins"]] == counts
+        for b in found["bins"]:
+            assert 100 * b["low"] < b["confidence"] <= 100 * b["high"] + 1e-9
+        right = sum(b["count"] * b["accuracy"] for b in found["bins"]) / n
+        assert right == pytest.approx(evaluation.scores(logits, labels)["top1"])
+
+
+def test_calibration_known_cases():
+    sure = torch.tensor([[50.0, 0], [0, 50.0], [50.0, 0], [50.0, 0]])
+    assert evaluation.calibration(sure, torch.tensor([0, 1, 0, 1]))["ece"] == pytest.approx(25)
+    halves = torch.zeros(4, 2)  # a confidence of 1/2 lies in (0, 1/2] of two bins
+    found = evaluation.calibration(halves, torch.tensor([0, 1, 0, 1]), 2)
+    assert found["ece"] == 0 and found["bins"][0]["high"] == 0.5
+    json.dumps(found)
+
+
+@pytest.mark.parametrize("true", [0.4, 1.0, 2.5])
+def test_temperature_is_found_again(true):
+    g = torch.Generator().manual_seed(0)
+    logits = 2 * torch.randn(20_000, 6, generator=g)
+    labels = (logits / true).softmax(1).multinomial(1, generator=g).squeeze(1)
+    t = evaluation.temperature(logits, labels)
+    assert t == pytest.approx(true, rel=0.05)
+    losses = [F.cross_entropy(logits / u, labels).item() for u in (t, 0.97 * t, 1.03 * t)]
+    assert losses[0] < min(losses[1:])
+    assert evaluation.calibration(logits / t, labels)["ece"] < 1.5
+
+
+def test_temperature_of_perfect_answers_is_bounded():
+    logits, labels = 9 * torch.eye(3), torch.arange(3)
+    t = evaluation.temperature(logits, labels)
+    assert 0.01 <= t < 1 and F.cross_entropy(logits / t, labels) < 1e-6
+    assert evaluation.temperature(logits, labels.flip(0).roll(1)) == pytest.approx(100, rel=1e-3)
+
+
+def test_report_is_plain_data():
+    logits, labels = drawn(200, 4, 0)
+    labels[labels == 2] = 1  # no image of the third class
+    found = evaluation.report(logits, labels, ("a", "b", "c", "d"))
+    assert found == json.loads(json.dumps(found, allow_nan=False))
+    assert list(found["top1_by_class"]) == ["a", "b", "d"]
+    of_a = labels == 0
+    right = 100 * (logits[of_a].argmax(1) == 0).double().mean().item()
+    assert found["top1_by_class"]["a"] == pytest.approx(right)
+    t = evaluation.temperature(logits[::2], labels[::2])
+    after = evaluation.calibration(logits[1::2] / t, labels[1::2])["ece"]
+    assert found["temperature"] == t and found["ece_other_half"][1] == pytest.approx(after)
+
+
+# Reading a network back
+
+def run_folder(folder, net, model_args=SMALL, classes=CLASSES, epochs=2, **files):
+    "A run's folder as `train.fit` leaves it."
+    run = runs.Run(folder)
+    folder.mkdir(parents=True)
+    runs.write_json(folder / "recipe.json", dict(
+        recipe=dict(model="convnext", model_args=dict(model_args), epochs=epochs),
+        data=dict(classes=list(classes), preprocessing=PRE.to_dict(), source="drawn")))
+    for i in range(epochs):
+        run.append(dict(epoch=i + 1))
+    about = dict(network="convnext", network_args=json.dumps(model_args),
+                 preprocessing=json.dumps(PRE.to_dict()), classes=json.dumps(classes))
+    weights.save(net, folder / "model", **about)
+    runs.write_json(folder / "evidence.json", dict(val_top1=50.0))
+    return folder
+
+
+def same(a, b):
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values()))
+
+
+def test_restore_a_run_and_its_file(tmp_path):
+    net = network()
+    folder = run_folder(tmp_path / "run", net)
+    for source in (folder, str(folder), folder / "model.safetensors"):
+        found, pre, classes = evaluation.restore(source)
+        assert same(net, found) and not found.training and (pre, classes) == (PRE, CLASSES)
+    average = network()
+    with torch.no_grad():
+        average.head.bias += 1
+    weights.save(average, folder / "ema")
+    assert same(average, evaluation.restore(folder, ema=True)[0])
+    assert same(net, evaluation.restore(folder)[0])
+
+
+def test_restore_says_what_is_wrong(tmp_path):
+    net = network()
+    good = run_folder(tmp_path / "run", net) / "model.safetensors"
+
+    def refused(source, match, error=ValueError, **kw):
+        with pytest.raises(error, match=match):
+            evaluation.restore(source, **kw)
+    refused(tmp_path / "none", "no run .*atto_tiny200", FileNotFoundError)
+    refused(tmp_path / "none.safetensors", "there is no file", FileNotFoundError)
+    refused(good.parent, "trained without EMA", ema=True)
+    bare = weights.save(net, tmp_path / "bare")
+    refused(bare, "does not say what it holds .no network, network_args, preprocessing, classes")
+    (tmp_path / "text.safetensors").write_text("no tensors")
+    refused(tmp_path / "text.safetensors", "no safetensors file")
+    with safe_open(good, "pt") as f:
+        about, tensors = f.metadata(), load_file(good)
+    odd = tmp_path / "odd.safetensors"
+    for change, match in [
+            (dict(classes="[1, 2"), "bad metadata"),
+            (dict(network="convnext_gigantic"), "unknown model"),
+            (dict(network_args='{"width": 3}'), "no network convnext"),
+            (dict(classes='["ant", "bee"]'), "another network .* with 2 classes"),
+            (dict(network="convnext_atto", network_args="{}"), "do not fit|shapes differ")]:
+        save_file(tensors, odd, about | change)
+        refused(odd, match)
+    good.unlink()
+    refused(good.parent, "weights are not committed")
+    (good.parent / "evidence.json").unlink()
+    refused(good.parent, r"unfinished \(2 of 2 epochs\)")
+
+
+# The network in the package
+
+NAME = "atto_tiny200"
+
+
+def test_the_shipped_network_is_small_and_says_what_it_is():
+    path = evaluation.shipped()[NAME]
+    assert path.stat().st_size < 8e6
+    with safe_open(path, "pt") as f:
+        about = f.metadata()
+        assert {f.get_tensor(k).dtype for k in f.keys()} == {torch.float16}
+    assert {"network", "network_args", "preprocessing", "classes", "run", "terms"} <= set(about)
+    assert "non-commercial" in about["terms"]
+    net, pre, classes = evaluation.restore(NAME)
+    assert (len(classes), pre.size) == (200, 64)
+    other = convnext.convnext_atto(num_classes=200)
+    weights.load(other, path)
+    assert same(net, other)
+
+
+def test_the_shipped_network_answers():
+    net, pre, classes = evaluation.restore(NAME)
+    pictures = [data.Image.fromarray(im.numpy()) for im in data.Shapes(0, 3).val.images]
+    pictures[1] = pictures[1].resize((300, 200)).convert("L")
+    found = evaluation.classify(net, pictures, pre, classes, top=200)
+    for best in found:
+        assert sum(p for _, p in best) == pytest.approx(1, abs=1e-4)
+        assert {c for c, _ in best} == set(classes)
+        assert [p for _, p in best] == sorted((p for _, p in best), reverse=True)
+    alone = evaluation.classify(net, pictures[2:], pre, classes, top=1)
+    assert alone[0][0][0] == found[2][0][0]
+    for top in (0, 201):
+        with pytest.raises(ValueError, match="1 to 200"):
+            evaluation.classify(net, pictures, pre, classes, top)
+
+
+def test_its_card_tells_what_was_measured():
+    card = evaluation.shipped()[NAME].with_suffix(".md").read_text()
+    found = json.loads((ROOT / "nbs/runs/tiny200-hour/eval.json").read_text())
+    row = found["results"][0]
+    for value in (row["top1"], row["top5"], row["train_top1"], row["flip"]["top1"], found["ece"]):
+        assert re.search(rf"\b{value:.2f}\b", card), value
+    assert found["run"] == NAME and found["images"] == 10_000 and found["part"] == "val"
+    mean = sum(found["top1_by_class"].values()) / 200  # 50 images a class
+    assert math.isclose(mean, row["top1"], rel_tol=1e-6)
+    for word in ("non-commercial", "64 x 64", "200 classes"):
+        assert word in card
+
+
+def test_the_package_contains_it():
+    code = ("import setuptools; from distutils.core import run_setup;"
+            "build = run_setup('setup.py', stop_after='init').get_command_obj('build_py');"
+            "build.ensure_finalized(); print([n for *_, names in build.data_files for n in names])")
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for kind in ("safetensors", "md"):
+        assert f"'pretrained/{NAME}.{kind}'" in done.stdout

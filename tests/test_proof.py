@@ -1,0 +1,120 @@
+"""The proof's table: what it holds, that its file is true, and that it can fail."""
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from convnext_nb import convnext, proof, resnet, swin
+
+STORED = json.loads((Path(__file__).parent.parent / "nbs/runs/proof.json").read_text())
+ROWS = {row["network"]: row for row in STORED["networks"]}
+
+
+def test_every_network_of_the_library_is_in_the_table():
+    def makers(module, start):
+        return {name for name in dir(module) if name.startswith(start) and name != start}
+    everything = (makers(convnext, "convnext_") | makers(convnext, "convnextv2_")
+                  | makers(resnet, "resnet") | makers(swin, "swin_"))
+    assert everything == set(proof.PUBLISHED) == set(ROWS)
+
+
+@pytest.mark.parametrize("value, like, printed", [
+    (28_589_128, "29 M", "29 M"), (15_593_560, "15.6 M", "15.6 M"), (15_007_479_808, "15.01 G",
+     "15.01 G"), (25_557_032, "25,557,032", "25,557,032"), (9_045_672, "9.1 M", "9.0 M"),
+    (1, None, None)])
+def test_rounded(value, like, printed):
+    assert proof.rounded(value, like) == printed
+
+
+@pytest.mark.parametrize("name", proof.PUBLISHED)
+def test_the_file_is_of_these_networks(name):
+    row, counted = ROWS[name], proof.count(name)
+    assert (row["params"], row["macs"]) == (counted.params, counted.macs)
+    assert (row["published params"], row["published macs"], row["where"]) == proof.PUBLISHED[name]
+    measured = [library for library in proof.LIBRARIES if row[library] is not None]
+    assert measured == proof.libraries(name)
+    assert all(0 <= row[library] < 1e-5 for library in measured) and row["float64"] < 1e-12
+
+
+def test_columns_by_library():
+    have = {library: [n for n in ROWS if ROWS[n][library] is not None]
+            for library in proof.LIBRARIES}
+    assert {library: len(names) for library, names in have.items()} == {
+        "timm": 29, "torchvision": 13, "transformers": 26}
+    assert "resnet200" in have["torchvision"] and "convnext_xlarge" not in have["torchvision"]
+
+
+@pytest.mark.parametrize("name", ["convnext_femto", "convnextv2_femto", "resnet34"])
+def test_a_row_measured_anew_is_the_files(name):
+    row = proof.row(name)
+    assert {k: v for k, v in row.items() if not isinstance(v, float)} == {
+        k: v for k, v in ROWS[name].items() if not isinstance(v, float)}
+    assert max(row[library] for library in proof.libraries(name)) < 1e-5 and row["float64"] < 1e-12
+
+
+def test_isotropic_of_timms_blocks():
+    for scale in (None, 1e-6):
+        ours = convnext.ConvNeXtIsotropic(3, 16, layer_scale=scale)
+        ours = proof.weights.randomize(ours).double().eval()
+        theirs = proof.theirs("convnext_isotropic_small", "timm", ours)
+        x = proof.images(40).double()
+        assert proof.gap(proof.logits(ours, x), proof.logits(theirs, x)) < 1e-12
+
+
+def spoiled(change):
+    "`proof.theirs`, with a change to what it builds."
+    def theirs(name, library, ours, build=proof.theirs):
+        net = build(name, library, ours)
+        change(net)
+        return net
+    return theirs
+
+
+def eps(net):
+    for m in net.modules():
+        if hasattr(m, "eps"):
+            m.eps = 2e-6
+
+
+def head(net):
+    net.get_submodule("head.fc").bias = None
+
+
+@pytest.mark.parametrize("change, single", [(eps, True), (head, False)])
+def test_a_fault_ends_the_command_with_an_error(change, single, monkeypatch, capsys):
+    monkeypatch.setattr(proof, "theirs", spoiled(change))
+    monkeypatch.setattr(proof, "there", lambda: ("timm",))
+    with pytest.raises(SystemExit) as stopped:
+        proof.cnx_proof(network="convnext_atto", json=True)
+    out = capsys.readouterr()
+    assert stopped.value.code == 1 and "other libraries': convnext_atto" in out.err
+    row, = json.loads(out.out)["networks"]
+    assert (row["timm"] < 1e-5) == single and row["float64"] > 1e-7  # 32 bits miss the epsilon
+
+
+def test_a_library_that_is_not_installed_is_left_out(monkeypatch, capsys):
+    found = proof.find_spec
+    monkeypatch.setattr(proof, "find_spec", lambda name: name != "transformers" and found(name))
+    proof.cnx_proof(network="resnet18", json=True)
+    made = json.loads(capsys.readouterr().out)
+    assert made["machine"]["torch"] == torch.__version__ and "transformers" not in made["machine"]
+    row, = made["networks"]
+    assert row["torchvision"] < 1e-5 and "transformers" not in row
+    proof.cnx_proof(network="resnet18")
+    line = capsys.readouterr().out
+    assert line.startswith("resnet18 ") and "11,689,512" in line and "transformers" not in line
+    assert "transformers" not in proof.markdown(made["networks"])
+
+
+def test_networks_that_do_not_exist(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        proof.cnx_proof(network="vit")
+    assert stopped.value.code == 1
+    assert "no network 'vit'; there are: convnext_atto" in capsys.readouterr().err
+
+
+def test_the_front_pages_table():
+    head, rule, *lines = proof.markdown(list(ROWS.values())).splitlines()
+    assert len(lines) == 29 and {line.count("|") for line in (head, rule, *lines)} == {10}
+    assert lines[4].startswith("| convnext_tiny | 28,589,128 | 29 M | 4.4555 G | 4.5 G | ")
