@@ -6,14 +6,14 @@
 __all__ = ['OPS', 'WORDS', 'crop_boxes', 'resized_crop', 'apply', 'randaugment', 'autoaugment', 'trivialaugment', 'erase', 'mix',
            'check_words', 'images']
 
-# %% ../nbs/13_augment.ipynb #eb8d0f92
+# %% ../nbs/13_augment.ipynb #271e1ba5
 import math
 
 import torch
 
 from .data import Preprocessing, crop_flip
 
-# %% ../nbs/13_augment.ipynb #379e9f5b
+# %% ../nbs/13_augment.ipynb #75455f73
 def _attempts(n, h, w, area, ratio, most, generator):
     "Sides of `n` random boxes: of ten attempts the first that fits; and whether one did."
     def uniform(low, high): return torch.empty(n, 10).uniform_(low, high, generator=generator)
@@ -27,7 +27,7 @@ def _place(length, size, generator):
     "Where random boxes of some lengths begin, in pixels."
     return (torch.rand(len(length), generator=generator) * (size - length + 1)).floor()
 
-# %% ../nbs/13_augment.ipynb #9aa9ed12
+# %% ../nbs/13_augment.ipynb #4eaeb6c7
 def crop_boxes(
     n: int,  # images
     h: int,  # their height in pixels
@@ -46,7 +46,7 @@ def crop_boxes(
     left = torch.where(fits, left, ((w - width) / 2).floor())
     return torch.stack([top, height, left, width])
 
-# %% ../nbs/13_augment.ipynb #eaa0937b
+# %% ../nbs/13_augment.ipynb #5ba496ac
 def _cubic(t, a):
     "Keys' cubic kernel at distance `t` (pixels), with slope `a` at 1. It ends at 2."
     t = t.abs()
@@ -63,7 +63,7 @@ def _weights(start, length, n_in, n_out):
     weight = _cubic((at - start - to * length) / stretch, -0.5) * ((at > low) & (at < high))
     return weight / weight.sum(2, keepdim=True)  # (B, n_out, n_in)
 
-# %% ../nbs/13_augment.ipynb #9da41dc2
+# %% ../nbs/13_augment.ipynb #4f0beb6f
 def _resample(x, box, size):
     "The boxes (4, B or 1) of uint8 images, bicubic and antialiased: (B, C, *size)."
     b, c, h, w = x.shape
@@ -76,7 +76,7 @@ def _resample(x, box, size):
 
 def _bytes(v): return v.clamp(0, 255).to(torch.uint8)
 
-# %% ../nbs/13_augment.ipynb #fc881ba9
+# %% ../nbs/13_augment.ipynb #07ce0d73
 def resized_crop(
     x: torch.Tensor,  # uint8 (B, C, H, W)
     size: tuple[int, int],  # of the result, pixels
@@ -90,7 +90,7 @@ def resized_crop(
     box = torch.stack([top, height, left, width]).to(x.device, non_blocking=True)
     return _resample(x, box, size)
 
-# %% ../nbs/13_augment.ipynb #c66bb4e9
+# %% ../nbs/13_augment.ipynb #44697e15
 def _grey(px):
     "Brightness as Pillow rounds it, float (n, H, W)."
     r, g, b = px.float().unbind(-1)
@@ -106,7 +106,7 @@ def _autocontrast(v, _, px):
     low, high = (f(px.flatten(1, 2), 1).float()[..., None] for f in (torch.amin, torch.amax))
     return torch.where(high > low, (v - low) * 255 / (high - low), v)
 
-# %% ../nbs/13_augment.ipynb #05ef1fdd
+# %% ../nbs/13_augment.ipynb #9b0e651c
 def _cells(px):
     "For each value its place among the n x 3 x 256 table cells of all images: int32, flat."
     n = len(px)
@@ -125,7 +125,7 @@ def _equalize(v, _, px):
     lower = count.cumsum(2) - count
     return torch.where(step > 0, (lower + step // 2) // step.clamp(min=1), v)
 
-# %% ../nbs/13_augment.ipynb #b3f3a6b3
+# %% ../nbs/13_augment.ipynb #b555a443
 _TABLES = {  # name: function of the values (256,), the argument (n, 1, 1), the images (n, H, W, 3)
     "autocontrast": _autocontrast,
     "equalize": _equalize,
@@ -139,7 +139,7 @@ _TABLES = {  # name: function of the values (256,), the argument (n, 1, 1), the 
 def _lookup(px, tables):
     return tables.flatten().index_select(0, _cells(px)).view(px.shape)
 
-# %% ../nbs/13_augment.ipynb #a2ced679
+# %% ../nbs/13_augment.ipynb #467c66b0
 def _color(px, factor):
     grey = _grey(px)[..., None].expand(px.shape).contiguous()
     return _bytes(_blend(grey, px.float(), factor))
@@ -154,7 +154,7 @@ def _sharpness(px, factor):
     inner.mul_(4).add_(nine).div_(13).add_(0.5).floor_()
     return _bytes(_blend(smooth, px, factor))
 
-# %% ../nbs/13_augment.ipynb #21e1dedb
+# %% ../nbs/13_augment.ipynb #8221104a
 _WARPS = ("rotate", "shear_x", "translate_x", "shear_y", "translate_y")
 OPS = (*_TABLES, "color", "sharpness", *_WARPS)
 
@@ -167,7 +167,7 @@ def _matrices(op, value, h, w):
     f = only("translate_y") + h / 2 * (1 - cos) - w / 2 * sin
     return torch.stack([cos, only("shear_x") - sin, c, only("shear_y") + sin, cos, f])
 
-# %% ../nbs/13_augment.ipynb #6463f0f2
+# %% ../nbs/13_augment.ipynb #55e267fa
 def _neighbours(at, size, cubic):
     "Indices of the pixels that a place reads along one axis, and their weights: (1 or 4, n, H, W)."
     if not cubic: return at.floor().clamp_(0, size - 1).int()[None], None
@@ -176,7 +176,7 @@ def _neighbours(at, size, cubic):
     weight = _cubic(at - near, -1.0)
     return near.clamp_(0, size - 1).int(), weight
 
-# %% ../nbs/13_augment.ipynb #e8e02f0f
+# %% ../nbs/13_augment.ipynb #58c6a06e
 def _warp(px, matrix, fill, cubic_y, cubic_x):
     "Images (n, H, W, 3) read where `matrix` (6, n) says; `fill` where that is outside."
     n, h, w, chans = px.shape
@@ -197,7 +197,7 @@ def _warp(px, matrix, fill, cubic_y, cubic_x):
     out = torch.where(inside, out, fill.view(chans, 1, 1, 1))
     return _bytes(out).permute(1, 2, 3, 0)
 
-# %% ../nbs/13_augment.ipynb #ba8de02e
+# %% ../nbs/13_augment.ipynb #0ee1d9a1
 def apply(
     x: torch.Tensor,  # uint8 (B, 3, H, W)
     op: torch.Tensor,  # int64 (B,), on the CPU: places in OPS; -1: nothing
@@ -235,7 +235,7 @@ def apply(
         if six.numel(): px[at] = _warp(px[at], six, fill, *(cubic and k in axes for k in "yx"))
     return px.index_select(0, send(order.argsort())).permute(0, 3, 1, 2)
 
-# %% ../nbs/13_augment.ipynb #d9244525
+# %% ../nbs/13_augment.ipynb #ee801d88
 _BLENDS = ("brightness", "contrast", "color", "sharpness")
 _BASE = torch.tensor([float(name in _BLENDS) for name in OPS])
 _SIGNED = torch.tensor([name in _BLENDS or name in _WARPS for name in OPS])
@@ -253,7 +253,7 @@ def _timm_magnitudes(level, h, w):
                  solarize_add=(110 * level).floor())
     return torch.stack([steps.get(name, steep.get(name, 0.0) * level) for name in OPS])
 
-# %% ../nbs/13_augment.ipynb #701475ec
+# %% ../nbs/13_augment.ipynb #2dfc7e9a
 def randaugment(
     x: torch.Tensor,  # uint8 (B, 3, H, W)
     generator: torch.Generator | None = None,
@@ -271,7 +271,7 @@ def randaugment(
         x = apply(x, op.where(~skip, -1), value, fill, cubic=True)
     return x
 
-# %% ../nbs/13_augment.ipynb #daeaf2b3
+# %% ../nbs/13_augment.ipynb #e5b3a7e7
 def _torchvision_magnitudes(steps, shear, shift, turn, blend, bits):
     "torchvision's magnitudes for all operations and steps: (15, steps)."
     ranges = dict(shear_x=shear, shear_y=shear, translate_x=shift, translate_y=shift, rotate=turn,
@@ -282,7 +282,7 @@ def _torchvision_magnitudes(steps, shear, shift, turn, blend, bits):
     rows["solarize"] = 255 * torch.linspace(1, 0, steps)
     return torch.stack([rows.get(name, torch.zeros(steps)) for name in OPS])
 
-# %% ../nbs/13_augment.ipynb #c6e4638e
+# %% ../nbs/13_augment.ipynb #39a0f098
 _PAIRS = [pair.split() for pair in '''
 posterize .4 8 rotate .6 9      | solarize .6 5 autocontrast .6 0 | equalize .8 0 equalize .6 0
 posterize .6 7 posterize .6 6   | equalize .4 0 solarize .2 4     | equalize .4 0 rotate .8 8
@@ -309,7 +309,7 @@ def autoaugment(
         x = apply(x, op.where(~skip, -1), value)
     return x
 
-# %% ../nbs/13_augment.ipynb #96c71600
+# %% ../nbs/13_augment.ipynb #d810eaa0
 _TRIVIAL = torch.tensor([-1, *(i for i, name in enumerate(OPS)
                                if name not in ("invert", "solarize_add"))])
 
@@ -323,7 +323,7 @@ def trivialaugment(
     strength = magnitudes[op, torch.randint(31, (n,), generator=generator)]
     return apply(x, op, _argument(op, strength, generator))
 
-# %% ../nbs/13_augment.ipynb #5437d150
+# %% ../nbs/13_augment.ipynb #682204d8
 def _inside(box, h, w):
     "True in the box of each image; box is top, height, left, width, (4, n): (n, H, W)."
     top, height, left, width = box.view(4, -1, 1, 1)
@@ -350,7 +350,7 @@ def erase(
     px.index_copy_(0, at, torch.where(_inside(box, h, w)[..., None], noise, some))
     return x
 
-# %% ../nbs/13_augment.ipynb #51b27a8d
+# %% ../nbs/13_augment.ipynb #ca82daca
 def _shares(n, h, w, mixup, cutmix, generator):
     "Boxes (4, n) of the partner, weight (n,) outside of them, and the label's share lam (n,)."
     def beta(alpha):  # torch.distributions.Beta calls the same, but takes no generator
@@ -368,7 +368,7 @@ def _shares(n, h, w, mixup, cutmix, generator):
     lam = torch.where(cutting, 1 - box[1] * box[3] / (h * w), fade if mixup else 1.0)
     return torch.stack(box), torch.where(cutting, 1.0, lam), lam
 
-# %% ../nbs/13_augment.ipynb #be88ce2f
+# %% ../nbs/13_augment.ipynb #b139370c
 def mix(
     x: torch.Tensor,  # floats (B, C, H, W)
     y: torch.Tensor,  # labels, int64 (B,)
@@ -393,7 +393,7 @@ def mix(
     target.scatter_(1, y[:, None], 1 - smoothing + low)
     return x.flip(0).lerp_(x, keep), target.flip(0).lerp_(target, lam[:, None])
 
-# %% ../nbs/13_augment.ipynb #9adf239a
+# %% ../nbs/13_augment.ipynb #439788e4
 WORDS = ("none", "crop", "flip", "resized_crop", "autoaugment", "randaugment", "trivialaugment")
 
 def check_words(
@@ -410,7 +410,7 @@ def check_words(
         raise ValueError(f"augment={text!r}: none stands alone")
     return words
 
-# %% ../nbs/13_augment.ipynb #127d425b
+# %% ../nbs/13_augment.ipynb #719995a3
 def images(
     x: torch.Tensor,  # uint8 (B, 3, H, W), channels last: what `data.batches` yields
     words: tuple[str, ...],  # from `check_words`
@@ -418,7 +418,9 @@ def images(
     magnitude: float = 9,  # of randaugment
     size: int | None = None,  # side of the result in pixels; None: as it is
 ) -> torch.Tensor:  # uint8 (B, 3, size, size), channels last
-    "A batch augmented as the words say: crop or resized_crop, then flip, then the policy."
+    """A batch augmented as the words say: crop or resized_crop, then flip, then the policy.
+
+    Call it outside of autocast, or crops are computed in half precision. ValueError for floats."""
     if x.dtype != torch.uint8: raise ValueError(f"images must be uint8, got {x.dtype}")
     if isinstance(words, str): words = check_words(words)
     target = (size, size) if size else tuple(x.shape[2:])

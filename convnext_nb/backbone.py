@@ -5,11 +5,10 @@
 # %% auto #0
 __all__ = ['SIZES', 'head_name', 'replace_head', 'stages', 'freeze', 'set_drop_path', 'TimmConvNeXt']
 
-# %% ../nbs/23_finetune.ipynb #17f2df64
+# %% ../nbs/23_finetune.ipynb #d6921abb
 import sys
 from functools import partial
 
-import torch
 from fastcore.basics import patch
 from timm.models import FeatureInfo, register_model
 from torch import nn
@@ -18,7 +17,7 @@ from . import convnext
 from .data import Preprocessing
 from .layers import DropPath, drop_path_rates
 
-# %% ../nbs/23_finetune.ipynb #3e5441f1
+# %% ../nbs/23_finetune.ipynb #45a78c0c
 def head_name(model: nn.Module) -> str:
     "What the last layer is called: fc in a ResNet, head elsewhere."
     return "fc" if hasattr(model, "fc") else "head"
@@ -41,7 +40,7 @@ def replace_head(
     setattr(model, head_name(model), new)
     return model
 
-# %% ../nbs/23_finetune.ipynb #b1f7e60e
+# %% ../nbs/23_finetune.ipynb #6a0b2a46
 def stages(
     model: nn.Module,  # ConvNeXt (V1, V2, isotropic), ResNet or Swin
 ) -> list[list[nn.Module]]:
@@ -57,7 +56,7 @@ def stages(
     if hasattr(model, "blocks"): return [[model.stem], [model.blocks]]
     raise ValueError(f"{type(model).__name__} has no stages that `backbone` knows")
 
-# %% ../nbs/23_finetune.ipynb #0c6dd5fd
+# %% ../nbs/23_finetune.ipynb #7103490f
 def _stay(module, mode=True): return module
 
 def freeze(
@@ -80,7 +79,7 @@ def freeze(
             if i <= last: module.train = partial(_stay, module)
     return model
 
-# %% ../nbs/23_finetune.ipynb #f631a069
+# %% ../nbs/23_finetune.ipynb #1750fb95
 def set_drop_path(
     model: nn.Module,  # changed in place
     rate: float,  # of the last block; grows linearly from 0
@@ -90,7 +89,7 @@ def set_drop_path(
     for block, p in zip(blocks, drop_path_rates(rate, len(blocks))): block.p = DropPath(p).p
     return model
 
-# %% ../nbs/23_finetune.ipynb #d2dd89fe
+# %% ../nbs/23_finetune.ipynb #5fd138a3
 class TimmConvNeXt(convnext.ConvNeXt):
     """ConvNeXt as timm's scripts expect a network; keys are still the authors'.
 
@@ -126,7 +125,7 @@ class TimmConvNeXt(convnext.ConvNeXt):
             return [maps[i] for i in self.feature_info.out_indices]
         return self.forward_head(self.forward_features(x))
 
-# %% ../nbs/23_finetune.ipynb #76d3a1c5
+# %% ../nbs/23_finetune.ipynb #0ff674a0
 @patch
 def get_classifier(self: TimmConvNeXt) -> nn.Module: return self.head
 
@@ -144,7 +143,7 @@ def group_matcher(self: TimmConvNeXt, coarse: bool = False) -> dict:
     return dict(stem=r"^downsample_layers\.0", blocks=[
         (r"^downsample_layers\.(\d+)", (0,)), (block, None)])
 
-# %% ../nbs/23_finetune.ipynb #2265eeef
+# %% ../nbs/23_finetune.ipynb #2757a072
 SIZES = {f"convnext{v}_{size}": f"convnext{v}_nb_{size}" for v, sizes in (
     ("", "atto femto pico nano tiny small base large xlarge"),
     ("v2", "atto femto pico nano tiny base large huge")) for size in sizes.split()}

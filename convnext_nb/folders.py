@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Names', 'random_crop', 'Reader', 'Pool', 'Files', 'default_workers', 'ImageFolder']
 
-# %% ../nbs/24_folder.ipynb #f095ff65
+# %% ../nbs/24_folder.ipynb #aa250bbe
 import os
 import signal
 import sys
@@ -27,7 +27,7 @@ from torchvision.transforms.v2 import functional as F
 from . import data
 from .data import Dataset, Preprocessing
 
-# %% ../nbs/24_folder.ipynb #dfa96554
+# %% ../nbs/24_folder.ipynb #464ddd30
 class Names:
     "Many file names below a folder in one block of bytes; `path(i)` is one of them."
     def __init__(self, folder: Path, names: list[str]):
@@ -40,7 +40,7 @@ class Names:
         start, end = self.ends[i:i + 2].tolist()
         return os.fsdecode(os.path.join(self.folder, bytes(self.text[start:end].tolist())))
 
-# %% ../nbs/24_folder.ipynb #e34d42be
+# %% ../nbs/24_folder.ipynb #1e10251e
 def _box(h, w, seed):
     "Top, left, height and width of torchvision's random crop."
     with torch.random.fork_rng(devices=[]):  # its numbers come from the global generator
@@ -68,7 +68,7 @@ def random_crop(
     return F.resized_crop(x, top, left, bottom - top, right - left, [size, size],
                           InterpolationMode.BICUBIC, antialias=True)
 
-# %% ../nbs/24_folder.ipynb #7dac1289
+# %% ../nbs/24_folder.ipynb #52e026d5
 class Reader:
     "`reader[rows, seed]`: a batch of pictures; with a seed, random crops. Works in any process."
     def __init__(self, names: Names, preprocessing: Preprocessing):
@@ -90,7 +90,7 @@ class Reader:
                         "remove the file")
         return images
 
-# %% ../nbs/24_folder.ipynb #06c71a0c
+# %% ../nbs/24_folder.ipynb #40e7220a
 class _Asks(Sampler):
     "What the workers shall read; it can change while they live."
     def __init__(self): self.now = ()
@@ -113,7 +113,7 @@ class Pool:
             worker_init_fn=_no_ctrl_c, generator=torch.Generator(),  # not torch's global one
             multiprocessing_context="fork" if sys.platform == "linux" else None)
 
-# %% ../nbs/24_folder.ipynb #2d0fabc3
+# %% ../nbs/24_folder.ipynb #4bf952b6
 @patch
 def read(self: Pool, asks) -> Iterator[torch.Tensor]:
     """The reader's images for each (rows, seed) of an iterable, in order.
@@ -142,7 +142,7 @@ def read(self: Pool, asks) -> Iterator[torch.Tensor]:
         if whole and not self.waiting: self.waiting = weakref.finalize(self, _end, loader)
         else: _end(loader)
 
-# %% ../nbs/24_folder.ipynb #4f45d189
+# %% ../nbs/24_folder.ipynb #be0e6c80
 @dataclass(repr=False)
 class Files:
     """Picture files and labels, read anew in each pass; otherwise like `data.Split`.
@@ -168,7 +168,7 @@ class Files:
         "The same pictures, a random part of each; for training, with another seed every epoch."
         return replace(self, seed=seed)
 
-# %% ../nbs/24_folder.ipynb #7992ea26
+# %% ../nbs/24_folder.ipynb #2a2626fb
 @patch
 def take(self: Files, indices) -> tuple[torch.Tensor, torch.Tensor]:
     "Some images, uint8 (B, size, size, 3), and their labels (B,), read by this process."
@@ -185,7 +185,7 @@ def stream(self: Files, chunks) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         asks = ((self.rows[at].tolist(), self.seed) for at in chunks)
         for images, at in zip(self.pool.read(asks), chunks): yield images, self.labels[at]
 
-# %% ../nbs/24_folder.ipynb #c3fa29e7
+# %% ../nbs/24_folder.ipynb #bb2385f8
 def default_workers() -> int:
     "A worker for each core, shared fairly by the processes of one launch."
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()

@@ -141,7 +141,7 @@ class PixelLinear(nn.Linear):
         return F.conv2d(x, self.weight[:, :, None, None], self.bias).permute(0, 2, 3, 1)
 
 # %% ../nbs/02_layers.ipynb #52c23c8b
-def by_few(f, x: torch.Tensor, numbers: int = 2**18) -> torch.Tensor:
+def by_few(f, x: torch.Tensor, numbers: int = 2**20) -> torch.Tensor:
     """`f(x)` for an `f` that treats every image of the batch x (B, ...) alone.
 
     Without gradients, on a CPU, it goes by few images at a time (about `numbers` of x's numbers),

@@ -11,7 +11,6 @@ import json as json_lib
 from collections import OrderedDict
 from importlib.metadata import version
 from importlib.util import find_spec
-from pathlib import Path
 
 import torch
 from fastcore.script import call_parse

@@ -370,6 +370,14 @@ def test_shares_spread_as_timms():
     torch.testing.assert_close(lam[cut], 1 - box[1, cut] * box[3, cut] / (64 * 48))
 
 
+def test_boxes_away_from_the_border_are_whole():
+    box, _, _ = augment._shares(4000, 64, 64, 0.0, 1.0, seeded())
+    top, height, left, width = box
+    free = (top > 0) & (left > 0) & (top + height < 64) & (left + width < 64) & (height > 0)
+    assert torch.equal(height[free], width[free]) and free.sum() > 500
+    assert 0.4 < (height[free] % 2).mean() < 0.6   # odd sides too
+
+
 def test_without_mixing_only_labels_change():
     x, y = torch.randn(5, 3, 8, 8), torch.arange(5)
     same, target = augment.mix(x, y, 5, 0.0, 0.0, seeded(), smoothing=0.1)

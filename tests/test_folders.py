@@ -117,6 +117,15 @@ def test_crops_depend_on_seed_and_picture_alone(own):
     assert all((a != b).any() for a, b in zip(expected, other))
 
 
+def test_twins_get_crops_of_their_own(own):
+    for i in range(4):
+        (own / "cat" / f"twin{i}.png").write_bytes((own / "cat" / "1.png").read_bytes())
+    split = folders.ImageFolder(own, size=24, workers=0).train
+    twins = [i for i in range(len(split)) if "twin" in split.path(i)]
+    crops, _ = split.cropped(2).take(twins)
+    assert len(twins) > 1 and len({crop.numpy().tobytes() for crop in crops}) == len(twins)
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_resume_and_share(workers, own):
     split = folders.ImageFolder(own, size=16, workers=workers).train.cropped(1)

@@ -2,14 +2,14 @@
 
     python tools/seen.py DATA RUNS
 
-DATA is Tiny-ImageNet (zip or folder), RUNS a folder with tiny20-<step>[-s1|-s2], and whatever else
-`cnx_train` left, weights included. Everything is computed in fp32 on the CPU.
+DATA is Tiny-ImageNet (zip or folder), RUNS a folder with the runs of chapter 21 as `cnx_train`
+left them, weights included. Everything is computed in fp32 on the CPU.
 """
 import argparse
 import json
 import re
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -255,7 +255,12 @@ def blocks(net, x, y):
             low, mid, high = g.quantile(torch.tensor([0.1, 0.5, 0.9])).tolist()
             row |= dict(gamma=g.mean().item(), low=low, middle=mid, high=high)
         rows.append(row)
-    return dict(top1=100 * whole.float().mean().item(), images=len(x), blocks=rows)
+    with ExitStack() as stack:
+        for branch in branches(net).values():
+            stack.enter_context(hooked(branch, silenced))
+        none = hits(net, x, y).float().mean().item()
+    return dict(top1=100 * whole.float().mean().item(), without_all=100 * none, images=len(x),
+                blocks=rows)
 
 
 # --- mistakes ------------------------------------------------------------------------------------
@@ -340,8 +345,10 @@ def main() -> None:
             found["blocks"][folder.name] = blocks(net, x, y)
             print(f"{time.time() - start:4.0f} s  boxes, blocks of {folder.name}", flush=True)
     found["boxes"]["fresh base"] = localised(fresh(args.runs / "tiny20-base", x[:250]), x, y, masks)
-    for file in sorted(args.runs.glob("tiny20h-sep_ds*/evidence.json")):
-        found["blocks"][file.parent.name] = blocks(evaluation.restore(file.parent)[0], x, y)
+    for name in ("ln", "ln-dp", "sep_ds", "sep_ds-1e-6", "sep_ds-init", "sep_ds-dp"):
+        folder = args.runs / f"tiny20h-{name}"
+        found["blocks"][folder.name] = blocks(evaluation.restore(folder)[0], x, y)
+        print(f"{time.time() - start:4.0f} s  blocks of {folder.name}", flush=True)
     net = evaluation.restore(ATTO)[0]
     x, y, at = images(tiny, tiny.val, 2000)
     found["boxes"][ATTO] = localised(net, x, y, box_masks(args.data, at))
