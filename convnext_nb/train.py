@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from . import augment, data, optim, runs, weights
 from .data import Dataset, Split
-from .evaluation import create, evaluate
+from .evaluation import create, evaluate, shipped
 
 # %% ../nbs/17_train.ipynb #0fd0c9e8
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Recipe:
     "All that decides how a network is trained. Saved with every run as `recipe.json`."
     model: str = "convnext_tiny"  # see `create`
     model_args: dict = field(default_factory=dict)  # such as stem_stride, drop_path, layer_scale
-    start: str | None = None  # weights to begin with: a file, or a hub's name; None: fresh ones
+    start: str | None = None  # weights to begin with: a file, "atto_tiny200", or a hub's name
     head_init_scale: float = 1.0  # the head's start values are multiplied by it
     epochs: int = 40
     batch_size: int = 512  # images a step, of all processes together
@@ -322,7 +322,7 @@ def set_up(recipe: Recipe, dataset: Dataset, device: str | None) -> Job:
     head = [m for m in model.modules() if isinstance(m, nn.Linear)][-1]
     with torch.no_grad():
         for p in head.parameters(): p.mul_(recipe.head_init_scale)
-    if recipe.start: weights.load(model, recipe.start)
+    if recipe.start: weights.load(model, shipped().get(recipe.start, recipe.start))
     model = model.to(device, memory_format=torch.channels_last)
     job = Job(recipe, dataset, model, optim.build(model, recipe), device, team=team)
     if recipe.ema:

@@ -522,6 +522,15 @@ def test_a_start_from_weights(whole, tmp_path):
                           atol=1e-6)
 
 
+def test_a_start_from_the_shipped_network(tmp_path):
+    recipe = Recipe(model="convnext_atto", model_args=dict(layer_scale=1.0), start="atto_tiny200",
+                    lr=1e-12, warmup_epochs=0, epochs=1, batch_size=2, precision="fp32")
+    with pytest.warns(UserWarning, match="head is left fresh"):
+        net = fit(tmp_path, recipe, dataset(2, 2))[0]
+    shipped = evaluation.restore("atto_tiny200")[0]
+    assert torch.allclose(net.stages[3][1].pwconv2.weight, shipped.stages[3][1].pwconv2.weight)
+
+
 @pytest.mark.parametrize("change, words", [
     (dict(augment="crop blur"), "blur"), (dict(optimizer="sgd"), "choose one of"),
     (dict(erasing=2), "erasing must be from 0 to 1"), (dict(ema=1.5), "ema must be from 0 to 1"),
