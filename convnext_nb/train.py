@@ -293,6 +293,7 @@ def train_epoch(
             bar.set_postfix_str(f"epoch {job.epoch + 1}/{recipe.epochs}, loss {recent.mean():.3f}")
         pause()
 
+# %% ../nbs/17_train.ipynb #7c1d357c
 def use_bf16(recipe: Recipe, device: torch.device) -> bool:
     "Whether a step runs in bf16 autocast: `auto` means where the device multiplies in it."
     if recipe.precision != "auto": return recipe.precision == "bf16"
