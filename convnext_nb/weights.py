@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['CONVNEXT', 'RESNET', 'SWIN', 'FIRST', 'CONV_MLP', 'rules', 'formats', 'rename', 'names', 'timm_conv_mlp', 'convert',
-           'save', 'read', 'unwrap', 'recognize', 'adapt', 'load', 'is_hub_name', 'from_hub', 'randomize']
+           'save', 'read', 'unwrap', 'recognize', 'first_and_last', 'adapt', 'load', 'is_hub_name', 'from_hub',
+           'randomize']
 
 # %% ../nbs/10_weights.ipynb #77de68da
 import math
@@ -264,7 +265,7 @@ def recognize(model: nn.Module, state: dict[str, torch.Tensor]) -> str:
     return best
 
 # %% ../nbs/10_weights.ipynb #cb7a1d77
-def _first_and_last(model):
+def first_and_last(model: nn.Module) -> tuple[str, str]:
     "Names of the first convolution (the stem's) and the last linear layer (the head)."
     stem = next(n for n, m in model.named_modules() if isinstance(m, nn.Conv2d))
     return stem, [n for n, m in model.named_modules() if isinstance(m, nn.Linear)][-1]
@@ -278,7 +279,7 @@ def adapt(
     Another number of classes: the head's tensors are left out. Other channels than 3: timm's rule.
     """
     from timm.models import adapt_input_conv
-    own, (stem, head), said = model.state_dict(), _first_and_last(model), []
+    own, (stem, head), said = model.state_dict(), first_and_last(model), []
     got, want = (tuple(s[f"{head}.weight"].shape) for s in (state, own))
     if got[1:] == want[1:] and got[:1] == tuple(state[f"{head}.bias"].shape) != want[:1]:
         state = {k: t for k, t in state.items() if not k.startswith(f"{head}.")}

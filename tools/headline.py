@@ -33,8 +33,9 @@ def main() -> None:
                          epochs=args.epochs, seed=args.seed)
         folder = args.out / f"headline-{name}{f'-s{args.seed}' if args.seed else ''}"
         e = train.fit(recipe, dataset, folder)[1].evidence
+        average = f"average of the weights {e['ema_top1']:.2f} %, " if "ema_top1" in e else ""
         print(f"{name}: val top-1 {e['val_top1']:.2f} %, top-5 {e['val_top5']:.2f} %, training "
-              f"{e['train_top1']:.2f} %, average of the weights {e.get('ema_top1', 0):.2f} %, "
+              f"{e['train_top1']:.2f} %, {average}"
               f"{e['images_per_s']:.0f} images/s, {e['train_seconds'] / 60:.1f} minutes, "
               f"{e['params']:,} parameters, {e['device']}", flush=True)
 
