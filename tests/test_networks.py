@@ -1,9 +1,11 @@
 """Our networks against the established ones: same weights, same logits, same gradients."""
+import onnxruntime
 import pytest
 import timm
 import torch
 import torchvision
 from oracles import drawn, gap, images, on_meta
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from convnext_nb import convnext, cost, proof, resnet, roadmap, swin, weights
 
@@ -235,6 +237,19 @@ def test_exported_for_any_batch(family):
         x = images(batch=n)
         with torch.inference_mode():
             assert gap(program(x), net(x)) < 1e-5
+
+
+@each_family
+def test_onnx_says_the_same(family):
+    net, batch = small(family), torch.export.Dim("batch")
+    with sdpa_kernel(SDPBackend.MATH):  # the exporter cannot follow the fast attention's layout
+        program = torch.onnx.export(net, (images(),), dynamo=True, verbose=False,
+                                    dynamic_shapes=({0: batch},))
+    session = onnxruntime.InferenceSession(program.model_proto.SerializeToString())
+    x = images(batch=3)
+    said, = session.run(None, {"x": x.numpy()})
+    with torch.inference_mode():
+        assert gap(torch.from_numpy(said), net(x)) < 1e-5
 
 
 def test_cost_leaves_the_model_alone():
