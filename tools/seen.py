@@ -63,15 +63,15 @@ def images(dataset, split, count):
 
 # --- effective receptive field -------------------------------------------------------------------
 
-def field(net, stage, x):
-    """Gradient energy by pixel of the units in the middle of a stage's map: (H, W), sums to 1.
+def field(net, x):
+    """Gradient energy by pixel of the units in the middle of the last map: (H, W), sums to 1.
 
     The four units around the centre, mirrored onto the upper left one. For each image a random
     mix of channels: on average its squared gradient is the sum over channels of theirs.
     """
     g = torch.Generator().manual_seed(0)
     x = x.clone().requires_grad_()
-    _, y = forward_to(net, stages(net)[stage - 1], x)
+    _, y = forward_to(net, stages(net)[-1], x)
     mix = torch.randn(y.shape[:2], generator=g)  # (B, C)
     n, total = y.shape[-1], 0
     for i in (n // 2 - 1, n // 2):
@@ -84,20 +84,12 @@ def field(net, stage, x):
     return total / 4
 
 
-def area(energy, share):
-    "The smallest part of the pixels that holds `share` of the energy."
+def measures(energy, side):
+    "Part of the pixels that holds half of the energy; energy outside the unit's own `side` pixels."
     held = energy.flatten().sort(descending=True).values.cumsum(0)
-    return (int((held < share).sum()) + 1) / held.numel()
-
-
-def measures(energy, stage, total_stride):
-    "Numbers that describe the field of a stage's unit."
-    side = total_stride // 2 ** (4 - stage)  # of the unit's own cell, in pixels
     end = len(energy) // 2
     own = energy[end - side:end, end - side:end].sum().item()
-    at = torch.arange(len(energy)) + 0.5 - (end - side / 2)
-    far = (energy * (at[:, None].square() + at.square())).sum().sqrt().item()
-    return dict(half=area(energy, 0.5), ninety=area(energy, 0.9), outside=1 - own, radius=far)
+    return dict(half=(int((held < 0.5).sum()) + 1) / held.numel(), outside=1 - own)
 
 
 def fresh(folder, x):
@@ -115,27 +107,23 @@ def fresh(folder, x):
 
 
 def fields(folders, x):
-    "Fields of the seeds of one recipe: numbers by stage and seed, and one picture a stage."
-    made = dict(runs=[f.name for f in folders], stages={}, fresh={})
-    nets, unborn = [evaluation.restore(f)[0] for f in folders], fresh(folders[0], x)
-    for stage in (3, 4):
-        found = [field(net, stage, x) for net in nets]
-        stride = unborn.total_stride
-        made["stages"][stage] = [measures(e, stage, stride) for e in found]
-        made["fresh"][stage] = measures(field(unborn, stage, x), stage, stride)
-        if stage == 4:
-            mean = torch.stack(found).mean(0)
-            made["picture"] = F.avg_pool2d(mean[None], 2)[0].mul(1e6).round().int().tolist()
-    return made
+    "Fields of the seeds of one recipe, trained and fresh, and their mean as a picture."
+    unborn = fresh(folders[0], x)
+    side = unborn.total_stride
+    found = [field(evaluation.restore(f)[0], x) for f in folders]
+    mean = torch.stack(found).mean(0)
+    return dict(runs=[f.name for f in folders], trained=[measures(e, side) for e in found],
+                fresh=measures(field(unborn, x), side),
+                picture=F.avg_pool2d(mean[None], 2)[0].mul(1e6).round().int().tolist())
 
 
 # --- Grad-CAM ------------------------------------------------------------------------------------
 
 def grad_cam(net, stage, x, target):
-    "Grad-CAM of class `target` (B,) on a stage's map: (B, h, w), not negative; and logits."
+    "Grad-CAM of class `target` (B,) on a stage's map: (B, h, w), not negative."
     logits, y = forward_to(net, stages(net)[stage - 1], x)
     grad, = torch.autograd.grad(logits.gather(1, target[:, None]).sum(), y)
-    return (grad.mean((2, 3), keepdim=True) * y).sum(1).relu().detach(), logits.detach()
+    return (grad.mean((2, 3), keepdim=True) * y).sum(1).relu().detach()
 
 
 def boxes(source: Path) -> dict[str, list[int]]:
@@ -172,36 +160,26 @@ def share_inside(cam, masks):
 
 
 def localised(net, x, y, masks):
-    """Grad-CAM against boxes, by stage: means over images, with the standard error of a gain.
+    """Grad-CAM against boxes, by stage: means over images, and the standard error of `own`.
 
     Besides a network's own maps: the same maps on other images' boxes, which shows what the habit
     of looking at the middle is worth.
     """
     n = len(x)
     other = torch.randperm(n, generator=torch.Generator().manual_seed(0))
-    rows = {}
+    rows, size = {}, masks.float().mean((1, 2))
     for stage in (2, 3, 4):
-        found = [grad_cam(net, stage, a, b) for a, b in zip(x.split(100), y.split(100))]
-        cam, logits = torch.cat([f[0] for f in found]), torch.cat([f[1] for f in found])
-        alive = cam.flatten(1).sum(1) > 0
-        cam = torch.where(alive[:, None, None], cam, torch.ones_like(cam))  # says nothing: uniform
-        inside, moved = share_inside(cam, masks), share_inside(cam[other], masks)
-        size = masks.float().mean((1, 2))
-        at = torch.arange(n)
-        hit = masks[(at, *spot(cam))].float()
-        moved_hit = masks[(at, *spot(cam[other]))].float()
-        right = logits.argmax(1) == y
-        def error(v): return (v.std() / len(v) ** 0.5).item()
+        cam = torch.cat([grad_cam(net, stage, a, b) for a, b in zip(x.split(100), y.split(100))])
+        silent = cam.flatten(1).sum(1) == 0
+        cam = torch.where(silent[:, None, None], torch.ones_like(cam), cam)  # uniform
+        inside = share_inside(cam, masks)
+        own = inside - share_inside(cam[other], masks)
         rows[stage] = dict(
-            images=n, silent=int((~alive).sum()), top1=right.float().mean().item(),
-            box=size.mean().item(), inside=inside.mean().item(), moved=moved.mean().item(),
-            gain=(inside - size).mean().item(), gain_error=error(inside - size),
-            own=(inside - moved).mean().item(), own_error=error(inside - moved),
-            gain_right=(inside - size)[right].mean().item(),
-            gain_wrong=(inside - size)[~right].mean().item(),
-            hit=hit.mean().item(), hit_moved=moved_hit.mean().item(),
-            hit_centre=masks[:, 32, 32].float().mean().item(),
-            hit_own=(hit - moved_hit).mean().item(), hit_own_error=error(hit - moved_hit))
+            images=n, silent=int(silent.sum()), box=size.mean().item(),
+            inside=inside.mean().item(), own=own.mean().item(),
+            own_error=(own.std() / n ** 0.5).item(),
+            hit=masks[(torch.arange(n), *spot(cam))].float().mean().item(),
+            hit_centre=masks[:, 32, 32].float().mean().item())
     return rows
 
 
@@ -217,7 +195,7 @@ def shown(folder, dataset, per_class=2):
     made = dict(run=folder.name, images=at.tolist(), labels=y.tolist(), rival=rival.tolist(),
                 predicted=logits.argmax(1).tolist(), maps={})
     for stage in (2, 3, 4):
-        cams = {key: grad_cam(net, stage, x, k)[0] for key, k in (("true", y), ("rival", rival))}
+        cams = {key: grad_cam(net, stage, x, k) for key, k in (("true", y), ("rival", rival))}
         made["maps"][stage] = {key: (cam / cam.amax((1, 2), True).clamp(min=1e-12)).tolist()
                                for key, cam in cams.items()}
     return made
@@ -286,8 +264,8 @@ def mistakes(net, dataset):
         return [[names[i], recall[i].item()] for i in at]
     return dict(
         images=len(logits), top1=100 * (counts.trace() / len(logits)).item(),
-        pairs=[list(pair.values()) for pair in evaluation.confused(counts, names, 20)],
-        best=shown(ranked[:8]), worst=shown(ranked[:-9:-1]), groups=rows)
+        pairs=[list(pair.values()) for pair in evaluation.confused(counts, names, 10)],
+        best=shown(ranked[:6]), worst=shown(ranked[:-7:-1]), groups=rows)
 
 
 # --- all of it -----------------------------------------------------------------------------------
@@ -351,8 +329,8 @@ def main() -> None:
 
     shapes = data.Shapes(n_train=10, n_val=250)
     x, _, _ = images(replace(shapes, preprocessing=tiny.preprocessing), shapes.val, 20)
-    found["drawn"] = dict(network=ATTO, **measures(field(net, 4, x), 4, net.total_stride))
-    found["shown"] = [shown(args.book / f"step-{s}", shapes) for s in ("base", "fewer_act")]
+    found["drawn"] = dict(network=ATTO, **measures(field(net, x), net.total_stride))
+    found["shown"] = shown(args.book / "step-fewer_act", shapes)
     found["seconds"] = round(time.time() - start)
     (args.book / "seen.json").write_text(compact(rounded(found)))
     print(f"{time.time() - start:4.0f} s  {args.book / 'seen.json'}")
