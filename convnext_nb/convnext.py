@@ -83,6 +83,7 @@ class ConvNeXt(nn.Module):
         layer_scale: float | None = 1e-6,  # start value of the blocks' gamma; None: none
         stem_stride: int = 4,  # kernel and stride of the first convolution
         grn: bool = False,  # V2
+        init: str = "trunc normal",  # standard deviation 0.02; "torch": PyTorch's own
         features: bool = False,  # output: the map of every stage, in place of logits
     ):
         super().__init__()
@@ -101,7 +102,9 @@ class ConvNeXt(nn.Module):
             for depth, dim in zip(depths, dims))
         self.norm = nn.LayerNorm(dims[-1], eps=1e-6)
         self.head = nn.Linear(dims[-1], num_classes)
-        self.apply(_init)
+        if init not in ("trunc normal", "torch"):
+            raise ValueError(f"init={init!r}: 'trunc normal' or 'torch'")
+        if init == "trunc normal": self.apply(_init)
 
     def forward(self, x):  # (B, in_chans, H, W)
         check_image(x, self.in_chans, self.total_stride)
