@@ -115,7 +115,7 @@ class Depthwise(nn.Conv2d):
     """Depthwise convolution that keeps the size: maps (B, dim, H, W) to the same shape.
 
     Keys, start values and output are `nn.Conv2d`'s. Only training on a CPU differs: there PyTorch
-    (2.14, oneDNN 3.12) takes 5 to 30 times as long for the weight's gradient as for the output.
+    (2.14, oneDNN 3.12) takes longer for the weight's gradient than for all the rest of the layer.
     """
     def __init__(self, dim: int, kernel: int = 7):
         super().__init__(dim, dim, kernel, padding=kernel // 2, groups=dim)
@@ -132,8 +132,8 @@ class Depthwise(nn.Conv2d):
 class PixelLinear(nn.Linear):
     """`nn.Linear` for channels-last maps: (B, H, W, in_features) to (B, H, W, out_features).
 
-    In fp32 on a CPU it is computed as a 1x1 convolution. Measured on AMD Zen 5, two threads: over
-    twice as fast, as PyTorch leaves fp32 products to MKL, and convolutions to oneDNN.
+    In fp32 on a CPU it is computed as a 1x1 convolution, on AMD EPYC about 1.7 times as fast:
+    PyTorch leaves fp32 products to MKL, and convolutions to oneDNN (`cnx_bench --what profile`).
     """
     def forward(self, x):
         if x.device.type != "cpu" or x.dtype != torch.float32: return super().forward(x)

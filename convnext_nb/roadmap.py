@@ -136,7 +136,7 @@ def _find(name, regime):
     return found[name]
 
 # %% ../nbs/03_roadmap.ipynb #f1abd670
-_PUBLISHED = ("top1", "top1_std", "gflops", "gmacs", "params")
+_NUMBERS = ("top1", "top1_std", "gflops", "gmacs", "params")
 
 class Diff(dict):
     "What two steps differ in: field -> (before, after); prints and shows one line a field."
@@ -152,10 +152,10 @@ class Diff(dict):
 def diff(
     before: Step,  # usually the parent
     after: Step,  # the step
-    published: bool = False,  # also what the paper prints for the two
+    published: bool = False,  # also their numbers: the paper's, and those that follow from it
 ) -> Diff:
     "The fields in which the networks of two steps differ."
-    skip = {"name", "label", "parent"} | (set() if published else set(_PUBLISHED))
+    skip = {"name", "label", "parent"} | (set() if published else set(_NUMBERS))
     pairs = {f.name: (getattr(before, f.name), getattr(after, f.name)) for f in fields(Step)}
     return Diff({k: (a, b) for k, (a, b) in pairs.items() if k not in skip and a != b})
 

@@ -5,14 +5,16 @@
 # %% auto #0
 __all__ = ['PRESETS', 'Recipe', 'plain', 'crops_as_it_reads', 'prepare', 'seed_of', 'Diverged', 'check_losses', 'Job',
            'save_checkpoint', 'load_checkpoint', 'Interrupted', 'polite_interrupt', 'train_epoch', 'use_bf16',
-           'several', 'set_up', 'fit', 'best_device', 'fixed_subset', 'describe', 'plan', 'measure', 'epoch_row',
-           'finish']
+           'several', 'sent', 'set_up', 'go_on', 'need_compiler', 'fit', 'best_device', 'fixed_subset', 'describe',
+           'plan', 'measure', 'epoch_row', 'finish']
 
 # %% ../nbs/17_train.ipynb #581f56a1
 import json
 import math
 import os
+import shutil
 import signal
+import sys
 import threading
 import time
 import zlib
@@ -20,6 +22,7 @@ from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
+from zipfile import ZipFile
 
 import torch
 from torch import nn
@@ -67,17 +70,26 @@ class Recipe:
         object.__setattr__(self, "betas", tuple(self.betas))
         object.__setattr__(self, "sizes", tuple((float(f), int(s)) for f, s in self.sizes))
         augment.check_words(self.augment)
-        for name in ("epochs", "batch_size", "lr"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)!r}")
+        for name in ("epochs", "batch_size", "lr", "clip_grad", "size"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"{name} must be positive, got {value!r}")
         for name, choices in dict(optimizer=("adamw", "muon"),
                                   precision=("auto", "fp32", "bf16")).items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name}={getattr(self, name)!r}: choose one of {choices}")
         for name, below in dict(erasing=1, mix_until=1, ema=1, layer_decay=1, mixup=math.inf,
-                                cutmix=math.inf, label_smoothing=1).items():
+                                cutmix=math.inf, label_smoothing=1, weight_decay=math.inf,
+                                warmup_epochs=self.epochs, min_lr=self.lr).items():
             if not 0 <= (getattr(self, name) or 0) <= below:
                 raise ValueError(f"{name} must be from 0 to {below}, got {getattr(self, name)!r}")
+        if not all(0 <= beta < 1 for beta in self.betas) or list(self.sizes) != sorted(self.sizes):
+            raise ValueError(f"betas {self.betas} must be below 1, and sizes {self.sizes} in order")
+
+    def lasting(self, epochs: int) -> "Recipe":
+        "The same for another number of epochs; a shorter run has a warm-up of the same share."
+        warmup = self.warmup_epochs * min(1, epochs / self.epochs)
+        return replace(self, epochs=epochs, warmup_epochs=warmup)
 
     def size_at(self, epoch: int) -> int | None:
         "Pixels of the training images in an epoch (from 0); None: the data's."
@@ -165,10 +177,10 @@ def seed_of(*place: int) -> int:
 class Diverged(RuntimeError):
     "Training has gone wrong: the loss is no number, or far above that of a guess."
 
-def check_losses(losses: torch.Tensor, num_classes: int, where: str, recipe: Recipe):
-    "Raises Diverged when one of `losses` is not finite or their mean is far above a guess's loss."
+def check_losses(losses: torch.Tensor, num_classes: int, where: str, recipe: Recipe) -> float:
+    "Mean of `losses`; raises Diverged if one is not finite, or the mean far above a guess's loss."
     mean, guess = losses.mean().item(), math.log(num_classes)
-    if math.isfinite(mean) and mean < 3 * guess + 2: return
+    if math.isfinite(mean) and mean < 3 * guess + 2: return mean
     raise Diverged(
         f"the loss is {mean:.3g} {where}; guessing would give {guess:.2f}. Try a lower lr "
         f"(now {recipe.lr:g}), a longer warm-up (now {recipe.warmup_epochs:g} epochs) or clip_grad "
@@ -189,6 +201,7 @@ class Job:
     losses: torch.Tensor | None = None  # one for each step of the epoch that is under way
     step: int = 0  # steps done of it
     seconds: float = 0.0  # spent on them
+    machines: list[dict] = field(default_factory=list)  # where it ran, the last one last
 
     def parts(self) -> dict:
         "What has a state, by name."
@@ -200,28 +213,23 @@ def save_checkpoint(path: Path, job: Job):
     "Writes the state of a job to `path`, wholly or not at all."
     state = {name: part.state_dict() for name, part in job.parts().items()}
     losses = torch.zeros(0) if job.losses is None else job.losses[:job.step].cpu().clone()
-    state |= dict(recipe=job.recipe.to_dict(), epoch=job.epoch, losses=losses, seconds=job.seconds)
-    part = path.with_suffix(".part")
-    try:
-        with open(part, "wb") as f:  # not by name: torch would hide a full disk
-            try: torch.save(state, f)
-            except RuntimeError as e:  # torch's writer hides what stopped it
-                raise (e.__context__ or e) from None
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(part, path)
-    except OSError as e:
-        part.unlink(missing_ok=True)
-        raise OSError(f"cannot write {path}: {e.strerror}; free some space or choose another "
-                      "folder. The state saved before is kept") from e
+    state |= dict(recipe=job.recipe.to_dict(), epoch=job.epoch, losses=losses, seconds=job.seconds,
+                  machines=job.machines)
+    with runs.writing(path) as f:  # not by name: torch would hide a full disk
+        try: torch.save(state, f)
+        except RuntimeError as e:  # torch's writer hides what stopped it
+            raise (e.__context__ or e) from None
 
 def load_checkpoint(path: Path, job: Job):
     "Puts a saved state into a job. ValueError for a damaged file or another recipe's state."
-    try: state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as e:
-        raise ValueError(f"{path} is damaged ({type(e).__name__}); delete it to start over") from e
-    if not isinstance(state, dict) or not {"recipe", "epoch", "losses", "seconds"} <= set(state):
-        raise ValueError(f"{path} was not written by this fit; move it away to start over")
+    try:
+        with ZipFile(path) as file: changed = file.testzip()  # torch does not look at checksums
+        state = None if changed else torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as e: changed = type(e).__name__
+    if changed:
+        raise ValueError(f"{path} is damaged ({changed}); delete the run's folder to start over")
+    if not isinstance(state, dict) or not {"recipe", "epoch", "losses", "machines"} <= set(state):
+        raise ValueError(f"{path} was not written by this fit; use another folder to start over")
     old, new = state["recipe"], job.recipe.to_dict()
     differs = [f"{k}: {old.get(k)!r} there, {new.get(k)!r} here" for k in old | new
                if old.get(k) != new.get(k)]
@@ -230,7 +238,7 @@ def load_checkpoint(path: Path, job: Job):
                          "use another folder, or delete this one")
     for name, part in job.parts().items(): part.load_state_dict(state[name])
     job.epoch, job.losses, job.seconds = state["epoch"], state["losses"], state["seconds"]
-    job.step = len(job.losses)
+    job.step, job.machines = len(job.losses), state["machines"]
 
 # %% ../nbs/17_train.ipynb #149e35b4
 class Interrupted(KeyboardInterrupt):
@@ -244,6 +252,7 @@ def polite_interrupt():
     def handler(signum, frame):
         if asked: raise KeyboardInterrupt
         asked.append(signum)
+        print("\nsaving, then stopping; Ctrl-C again stops at once", file=sys.stderr)
     if threading.current_thread() is not threading.main_thread():  # signals arrive elsewhere
         yield asked
         return
@@ -293,10 +302,9 @@ def train_epoch(
         job.step, job.seconds = i + 1, time.perf_counter() - began
         bar.update(min(recipe.batch_size, len(split)))
         if i % 50 == 49 or i + 1 == n:
-            recent = losses[max(0, i - 49):i + 1]
-            check_losses(recent, len(job.dataset.classes),
-                         f"in epoch {job.epoch + 1}, step {i + 1}", recipe)
-            bar.set_postfix_str(f"epoch {job.epoch + 1}/{recipe.epochs}, loss {recent.mean():.3f}")
+            recent = check_losses(losses[max(0, i - 49):i + 1], len(job.dataset.classes),
+                                  f"in epoch {job.epoch + 1}, step {i + 1}", recipe)
+            bar.set_postfix_str(f"epoch {job.epoch + 1}/{recipe.epochs}, loss {recent:.3f}")
         pause()
 
 # %% ../nbs/17_train.ipynb #7c1d357c
@@ -312,18 +320,25 @@ def several(device: str | None):
     "accelerate's handle where this is one of several processes, else None."
     if int(os.environ.get("WORLD_SIZE", 1)) < 2: return None
     from accelerate import Accelerator
-    return Accelerator(cpu=(device or best_device()) == "cpu")
+    return Accelerator(cpu=(device or best_device()) == "cpu", mixed_precision="no",
+                       dynamo_backend="no")
+
+def sent(dataset: Dataset, device: torch.device, room: int) -> Dataset:
+    "The images go to the device once, as bytes, if they take at most `room` bytes of it."
+    splits = {name: split for name in ("train", "val")
+              if isinstance(split := getattr(dataset, name), Split)}
+    if sum(split.images.nbytes for split in splits.values()) > room: return dataset
+    return replace(dataset, **{name: split.to(device) for name, split in splits.items()})
 
 def set_up(recipe: Recipe, dataset: Dataset, device: str | None) -> Job:
-    "A job at its start: network, optimizer and average on the device, and the images if on a GPU."
+    "A job at its start: network, optimizer and average on the device; on a GPU the images, too."
     team = several(device)
     device = team.device if team else torch.device(device or best_device())
     if recipe.size: dataset = replace(dataset, preprocessing=replace(dataset.preprocessing,
                                                                      size=recipe.size))
-    if device.type == "cuda":  # all images travel once, as bytes
+    if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
-        dataset = replace(dataset, **{s: getattr(dataset, s).to(device) for s in ("train", "val")
-                                      if isinstance(getattr(dataset, s), Split)})
+        dataset = sent(dataset, device, torch.cuda.mem_get_info(device)[0] // 2)
     torch.manual_seed(recipe.seed)
     model = create(recipe.model, len(dataset.classes), **recipe.model_args)
     _, head = weights.first_and_last(model)
@@ -336,6 +351,37 @@ def set_up(recipe: Recipe, dataset: Dataset, device: str | None) -> Job:
         from timm.utils import ModelEmaV3
         job.ema = ModelEmaV3(model, decay=recipe.ema)
     return job
+
+# %% ../nbs/17_train.ipynb #62563cbc
+def go_on(job: Job, run: runs.Run):
+    """Puts the state in the run folder, if there is one, into a job at its start.
+
+    ValueError if that run cannot go on with this job, or if processes see different states."""
+    checkpoint, asked = run.folder / "checkpoint.pt", describe(job.recipe, job.dataset)
+    if checkpoint.exists():
+        if run.recipe["data"] != asked["data"]:
+            raise ValueError(f"{run.folder} holds a run on other data "
+                             f"({run.recipe['data']['source']}); use another folder, or delete it")
+        load_checkpoint(checkpoint, job)
+    elif run.evidence or len(run.metrics) > 1:  # one line: it ended before its first save
+        raise ValueError(f"{run.folder} holds a run without its checkpoint.pt, which cannot go on; "
+                         "use another folder, or delete it")
+    here = runs.machine(job.device)  # at the start: the code may change meanwhile
+    job.machines = [m for m in job.machines if m != here] + [here]
+    if not job.team: return
+    at = job.team.gather(torch.tensor([[job.epoch, job.step]], device=job.device))
+    if (at != at[0]).any():
+        raise ValueError(f"the processes find different states in {run.folder} (epoch and step: "
+                         f"{at.tolist()}); the folder must be on a disk that all of them share")
+
+# %% ../nbs/17_train.ipynb #138bb794
+def need_compiler():
+    "ValueError if `torch.compile` will find no C++ compiler on this machine."
+    name = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+    if shutil.which(name) is None:
+        raise ValueError(f"torch.compile needs a C++ compiler, and there is no {name} here: "
+                         "install one (Debian, Ubuntu: apt install g++), name it in CXX, or do "
+                         "without (the recipe's `compile`)")
 
 # %% ../nbs/17_train.ipynb #2dcd74d1
 def fit(
@@ -353,24 +399,22 @@ def fit(
     a fixed un-augmented subset as large as `val`, top-1, top-5 and loss on `val`, images/s. The end
     adds `evidence.json` with training top-1 on all images, `model.safetensors`, and
     `ema.safetensors` if the recipe keeps an average.
-    Raises Diverged when the loss goes wrong, ValueError when `folder` holds another recipe's run,
-    Interrupted after Ctrl-C.
+    A finished run is returned as it is.
+    Raises Diverged when the loss goes wrong, ValueError when `folder` holds another run or one that
+    cannot go on, OSError when it cannot be written, Interrupted after Ctrl-C.
     """
     if not len(dataset.train) or not len(dataset.val):
         raise ValueError(f"{dataset.name} has {len(dataset.train)} training and "
                          f"{len(dataset.val)} held-out images; both are needed")
+    if recipe.compile: need_compiler()
+    run = runs.Run(Path(folder))
+    run.make()
     job = set_up(recipe, dataset, device)
-    run, asked = runs.Run(Path(folder)), describe(recipe, job.dataset)
-    where = runs.machine(job.device)  # at the start: the files may change meanwhile
+    go_on(job, run)
+    if run.evidence: return job.model.eval(), run  # it was finished before
     main, checkpoint = not job.team or job.team.is_main_process, run.folder / "checkpoint.pt"
-    if checkpoint.exists():
-        if run.recipe["data"] != asked["data"]:
-            raise ValueError(f"{run.folder} holds a run on other data "
-                             f"({run.recipe['data']['source']}); use another folder, or delete it")
-        load_checkpoint(checkpoint, job)
     if main:
-        run.folder.mkdir(parents=True, exist_ok=True)
-        runs.write_json(run.folder / "recipe.json", asked)
+        runs.write_json(run.folder / "recipe.json", describe(recipe, job.dataset))
         run.keep(job.epoch)
     saved = time.monotonic()
     def pause():
@@ -379,13 +423,16 @@ def fit(
         save_checkpoint(checkpoint, job)
         saved = time.monotonic()
         if stop:
-            raise Interrupted(f"stopped in epoch {job.epoch + 1} after step {job.step} and saved; "
-                              "the same call goes on from there")
+            place = f" in epoch {job.epoch + 1} after step {job.step}" if job.step else (
+                f" after epoch {job.epoch}")
+            raise Interrupted(f"stopped{place} and saved; the same call goes on from there")
     step_model = job.team.prepare_model(job.model) if job.team else job.model
-    if recipe.compile: step_model = torch.compile(step_model)
+    if recipe.compile: step_model = torch.compile(step_model, dynamic=False)  # a graph a size
     n, subset = len(dataset.train), fixed_subset(job.dataset.train, len(dataset.val))
+    batch = min(recipe.batch_size, n)
+    steps = n // batch  # of an epoch
     with (nullcontext([]) if job.team else polite_interrupt() as stop,
-          tqdm(total=recipe.epochs * n, initial=job.epoch * n + job.step * recipe.batch_size,
+          tqdm(total=recipe.epochs * steps * batch, initial=(job.epoch * steps + job.step) * batch,
                unit=" images", disable=not (progress and main), mininterval=1, ncols=100) as bar):
         while job.epoch < recipe.epochs:
             train_epoch(job, step_model, bar, pause)
@@ -396,7 +443,8 @@ def fit(
                 save_checkpoint(checkpoint, job)
                 if watch: watch(run)
             pause()
-    finish(run, job, where)
+        bar.set_postfix_str("measuring on all images")
+        finish(run, job)
     if job.team: job.team.wait_for_everyone()  # what the first has written is there for all
     return job.model.eval(), run
 
@@ -422,10 +470,10 @@ def plan(
     dataset: Dataset,  # what there is
     device: str | None = None,  # None: the best there is
 ) -> tuple[Recipe, Dataset]:
-    "Recipe for this machine and the part of the data to use: `tiny_fast` on a GPU, or `pocket`."
+    "Recipe for this machine and the part of the data to use."
     if (device or best_device()) == "cuda" and len(dataset.train) >= 20_000:
-        return PRESETS["tiny_fast"], dataset
-    if len(dataset.classes) > 20: dataset = dataset.select(20)
+        return PRESETS["brief" if dataset.preprocessing.size > 96 else "tiny_fast"], dataset
+    if dataset.name == "Tiny-ImageNet" and len(dataset.classes) > 20: dataset = dataset.select(20)
     few = replace(dataset, train=fixed_subset(dataset.train, 10_000),
                   val=fixed_subset(dataset.val, 2_000))
     return PRESETS["pocket"], few
@@ -436,8 +484,10 @@ def measure(job: Job, model: nn.Module, split: Split) -> dict[str, float]:
     def part(of): return evaluate(model, of, job.dataset.preprocessing,
                                   autocast=use_bf16(job.recipe, job.device))
     if not job.team: return part(split)
+    from accelerate.utils import broadcast
+    broadcast(list(model.buffers()))  # batch norm's averages are the first process's
     mine = split.subset(torch.arange(job.team.process_index, len(split), job.team.num_processes))
-    found = part(mine)
+    found = part(mine) if len(mine) else dict(top1=0.0, top5=0.0, loss=0.0)
     sums = torch.tensor(list(found.values()), device=job.device) * len(mine)
     return dict(zip(found, (job.team.reduce(sums) / len(split)).tolist()))
 
@@ -455,7 +505,7 @@ def epoch_row(job: Job, subset: Split) -> dict:
     if job.ema: row["ema_val_top1"] = measure(job, job.ema.module, job.dataset.val)["top1"]
     return row
 
-def finish(run: runs.Run, job: Job, where: dict):
+def finish(run: runs.Run, job: Job):
     "Measures on all images and writes `evidence.json`, `model.safetensors` and `ema.safetensors`."
     rows, pre = run.metrics, job.dataset.preprocessing
     nets = dict(model=job.model) | (dict(ema=job.ema.module) if job.ema else {})
@@ -465,7 +515,7 @@ def finish(run: runs.Run, job: Job, where: dict):
     about = dict(preprocessing=json.dumps(pre.to_dict()), classes=json.dumps(job.dataset.classes),
                  network=job.recipe.model, network_args=json.dumps(plain(job.recipe.model_args)))
     for name, net in nets.items(): weights.save(net, run.folder / name, **about)
-    evidence = where | dict(
+    evidence = job.machines[-1] | dict(
         params=sum(p.numel() for p in job.model.parameters()),
         train_seconds=sum(r["seconds"] for r in rows),
         images_per_s=sorted(r["images_per_s"] for r in rows)[len(rows) // 2],
@@ -473,4 +523,5 @@ def finish(run: runs.Run, job: Job, where: dict):
         bf16=use_bf16(job.recipe, job.device))
     if job.ema: evidence |= {f"ema_{k}": v for k, v in val["ema"].items()}
     if job.team: evidence["processes"] = job.team.num_processes
+    if job.machines[1:]: evidence["before"] = job.machines[:-1]
     runs.write_json(run.folder / "evidence.json", evidence)

@@ -197,14 +197,21 @@ def save(
     conv_mlp: bool | None = None,  # as in `convert`
     **metadata: str,  # text stored beside the weights, such as class names
 ) -> Path:
-    "Writes the weights as safetensors in the names of `format`; returns the file's path."
+    """Writes the weights as safetensors in the names of `format`; returns the file's path.
+
+    OSError, and what was there before is kept, when it cannot be written."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
     path = Path(path).with_suffix(".safetensors")
     state = convert(model, format or formats(model)[0], conv_mlp)
     tensors = {k: t.contiguous() for k, t in state.items()}
     part = path.with_suffix(".part")
-    save_file(tensors, part, metadata={"format": "pt", **metadata})
-    part.replace(path)
+    try:
+        save_file(tensors, part, metadata={"format": "pt", **metadata})
+        part.replace(path)
+    except (OSError, SafetensorError) as e:
+        part.unlink(missing_ok=True)
+        raise OSError(f"cannot write {path}: {e}; free some space or choose another folder") from e
     return path
 
 # %% ../nbs/10_weights.ipynb #887309d0

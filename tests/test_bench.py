@@ -4,7 +4,7 @@ import torch
 from oracles import drawn, gap
 from torch import nn
 
-from convnext_nb import bench, convnext, layers
+from convnext_nb import bench, convnext, layers, train
 
 SMALL = dict(depths=(1, 1, 2, 1), dims=(16, 32, 64, 128))
 
@@ -111,9 +111,20 @@ def test_who_trains_on_which_machine():
 
 
 def test_recipes_that_are_timed():
-    assert bench.timed_recipe("cuda").model_args["stem_stride"] == 2
+    assert bench.preset("cuda").compile and bench.preset("cuda").mixup > 0
     for device in ("cuda", "mps", "cpu"):
-        assert bench.timed_recipe(device).augment == "crop flip"
+        timed = bench.plain(bench.preset(device))
+        assert timed.augment == "crop flip" and not timed.mixup and timed.optimizer == "adamw"
+        assert timed.model_args == bench.preset(device).model_args
+
+
+def test_the_whole_preset_is_bounded(monkeypatch):
+    "What bounds a pass is measured with the preset's own augmentation, not with the race's."
+    seen = []
+    monkeypatch.setattr(bench, "bounds", lambda recipe, *args: seen.append(recipe) or [])
+    bench.bench_train(repeats=1, batches=2, batch_size=4, mixup=0.2,
+                      model_args=dict(depths=(1, 1, 1, 1), dims=(8, 8, 8, 8)))
+    assert seen[0].mixup == 0.2
 
 
 def test_different_networks_are_not_compared(monkeypatch):
@@ -131,7 +142,7 @@ def test_different_networks_are_not_compared(monkeypatch):
 def test_without_a_compiler(monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(ValueError, match="needs a C.. compiler"):
-        bench.need_compiler()
+        train.need_compiler()
 
 
 KINDS = [("aten::mkldnn_convolution", [[8, 96, 56, 56], [96, 1, 7, 7]], "depthwise"),

@@ -71,6 +71,42 @@ def test_bad_input_is_one_line_and_exit_code_1(train, words, said):
     assert done.stderr.strip().splitlines()[-1].startswith("error: ")
 
 
+@pytest.mark.parametrize("recipe, model, kept", [
+    ("tiny_fast", "", ["drop_path", "layer_scale", "stem_stride"]),
+    ("tiny_fast", "convnext_small", ["drop_path", "layer_scale", "stem_stride"]),
+    ("tiny_fast", "convnextv2_tiny", ["drop_path", "stem_stride"]),
+    ("tiny_fast", "convnext_isotropic_small", ["drop_path"]),
+    ("tiny_fast", "swin_t", ["drop_path", "stem_stride"]),
+    ("tiny_fast", "resnet50", ["stem_stride"]), ("pocket", "resnet18", []),
+    ("pocket", "convnext", ["depths", "dims", "drop_path", "layer_scale"]),
+    ("step", "roadmap/k7", ["width_mult"]), ("hour", "roadmap/k7", ["drop_path"])])
+def test_another_network_keeps_what_it_has_too(recipe, model, kept):
+    chosen = cli.preset(recipe)
+    args = cli.other_network(chosen, model)
+    assert sorted(args) == kept and args.items() <= chosen.model_args.items()
+    with torch.device("meta"):
+        evaluation.create(model or chosen.model, 10, **args)  # takes them
+
+
+def test_two_processes_train_by_the_recipe_alone(train, tmp_path, monkeypatch):
+    """Whatever accelerate's own configuration says; batch norm is as the saved file has it."""
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
+    done = subprocess.run([*launch, BIN / "cnx_train", *train[1:-6], "--model", "roadmap/base",
+                           "--model_args", '{"width_mult": 0.25, "depths": [1, 1, 1, 1]}',
+                           "--epochs", "3", "--lr", "0.004", "--change",
+                           '{"batch_size": 8, "precision": "fp32"}',
+                           "--device", "cpu", "--json"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    evidence = json.loads(done.stdout)
+    assert evidence["processes"] == 2
+    net, pre, classes = evaluation.restore(tmp_path / "run")
+    found = evaluation.evaluate(net, cli.load_data(str(tmp_path / "own"), True).val, pre)
+    for key, value in found.items():
+        assert evidence[f"val_{key}"] == pytest.approx(value, rel=1e-5)
+
+
 def test_unknown_option_is_exit_code_2():
     assert command("cnx_train", "--recipes", "pocket").returncode == 2
 
@@ -168,16 +204,25 @@ def test_eval_reports_the_average_of_the_weights_too(small_run, capsys):
 def test_eval_matches_the_classes(small_run, capsys, tmp_path):
     folder, shapes, _, _ = small_run
     three = tuple(reversed(shapes.classes[2:5]))
-    found = cli.fitting("shapes", three, quiet=True)
+    found = cli.fitting("shapes", "a file", shapes.preprocessing, three, quiet=True)
     assert found.classes == three and len(found.val) == 15
     with pytest.raises(ValueError, match="lacks 1 of the network's 2 classes .cat.: give --data"):
-        cli.fitting("shapes", ("ring", "cat"))
+        cli.fitting("shapes", "a file", shapes.preprocessing, ("ring", "cat"))
     recipe = json.loads((folder / "recipe.json").read_text())
     recipe["data"]["source"] = "drawn by code"
     runs.write_json(folder / "recipe.json", recipe)
     with pytest.raises(SystemExit) as stop:
         cli.cnx_eval(str(folder), part="holdout", device="cpu")
     assert stop.value.code == 1 and "--holdout 25" in capsys.readouterr().err
+
+
+def test_eval_reads_streamed_pictures_as_the_run_did(train, tmp_path, capsys):
+    done = command(*train, "--epochs", "1", "--stream", "96", "--json")
+    assert done.returncode == 0, done.stderr
+    found = evaluated(capsys, run=str(tmp_path / "run"), data=str(tmp_path / "own"))
+    row, = found["results"]
+    for key in ("top1", "loss"):
+        assert row[key] == pytest.approx(json.loads(done.stdout)[f"val_{key}"], rel=1e-3)
 
 
 def test_ctrl_c_is_exit_code_130(monkeypatch, capsys):

@@ -22,6 +22,14 @@ def test_train_keeps_the_notebook_of_a_failed_run(tmp_path, capsys):
     assert source.read_bytes() == before
 
 
+@pytest.mark.parametrize("error", ["KeyboardInterrupt", "Interrupted"])  # Python's and `fit`'s
+def test_train_calls_an_interrupt_an_interrupt(error, tmp_path, capsys):
+    cell = new_code_cell(f"from convnext_nb.train import Interrupted\nraise {error}")
+    nbformat.write(new_notebook(cells=[cell]), tmp_path / "a.ipynb")
+    assert run(tmp_path / "a.ipynb", tmp_path / "b.ipynb") == 130
+    assert "The notebook stopped: interrupted" in capsys.readouterr().err
+
+
 def test_readme_shows_what_github_can_show():
     shown = new_code_cell("#| slow\n1 + 1")
     shown.outputs = [new_output("execute_result", {"text/plain": "2"})]

@@ -5,6 +5,7 @@ import math
 import multiprocessing
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -148,6 +149,24 @@ def test_a_killed_process_resumes_to_the_same_bits(whole, tmp_path):
     assert_same(whole, fit(tmp_path / "run"))
 
 
+@pytest.mark.parametrize("after", [1, 4])  # of six steps, with an image size of its own each three
+def test_a_process_killed_between_its_saves_resumes(after, full, tmp_path):
+    "Everything on, the state saved after each step, and a real kill while one is under way."
+    code = CHILD + f"""
+test_train.train.fit(test_train.FULL, test_train.dataset(), {str(tmp_path)!r}, "cpu",
+                     progress=False, save_minutes=0)"""
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE,
+                               text=True)
+    for _ in range(after + 1):
+        assert process.stdout.readline() == "step\n"
+    time.sleep(0.1)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    state = torch.load(tmp_path / "checkpoint.pt")
+    assert (state["epoch"], len(state["losses"])) == divmod(after, 3)
+    assert_same(full, fit(tmp_path, FULL))
+
+
 STEPS = {  # where the run ends: (place, function, call)
     "before the first epoch": (train, "train_epoch", 0),
     "in the third epoch": (train, "train_epoch", 2),
@@ -182,10 +201,39 @@ def test_a_cut_line_of_metrics_is_repaired(whole, tmp_path):
     assert_same(whole, fit(tmp_path))
 
 
-def test_a_finished_run_is_only_measured_again(whole, tmp_path, monkeypatch):
+def test_a_finished_run_is_left_alone(whole, tmp_path, monkeypatch):
     fit(tmp_path)
+    before = {name: (tmp_path / name).read_bytes() for name in names(tmp_path)}
     monkeypatch.setattr(train, "train_epoch", None)
+    monkeypatch.setattr(runs, "machine", lambda device: dict(device="another one"))
     assert_same(whole, fit(tmp_path))
+    assert before == {name: (tmp_path / name).read_bytes() for name in names(tmp_path)}
+
+
+def test_a_run_whose_state_is_gone_is_kept(tmp_path):
+    "As it is with the runs of the book, whose checkpoints are not in the repository."
+    fit(tmp_path, replace(RECIPE, epochs=2))
+    (tmp_path / "checkpoint.pt").unlink()
+    before = {name: (tmp_path / name).read_bytes() for name in names(tmp_path)}
+    for gone in ((), ("evidence.json",)):  # the second: it was still running
+        for name in gone:
+            (tmp_path / name).unlink()
+        with pytest.raises(ValueError, match="without its checkpoint.pt, .* use another folder"):
+            fit(tmp_path, replace(RECIPE, epochs=1, lr=0.005))
+        assert all((tmp_path / n).read_bytes() == before[n] for n in names(tmp_path))
+
+
+def test_evidence_names_every_machine(whole, tmp_path, monkeypatch):
+    patch = interrupted(train, "train_epoch", 2)
+    with monkeypatch.context() as m:
+        m.setattr(runs, "machine", lambda device: dict(device="a laptop"))
+        with pytest.raises(Killed):
+            fit(tmp_path)
+    patch.undo()
+    again = fit(tmp_path)
+    assert again[1].evidence["before"] == [dict(device="a laptop")]
+    assert again[1].evidence["device"] == whole[1].evidence["device"]
+    assert "before" not in whole[1].evidence
 
 
 # checkpoints
@@ -195,11 +243,23 @@ def test_a_truncated_checkpoint_is_named(share, tmp_path):
     fit(tmp_path, replace(RECIPE, epochs=1))
     path = tmp_path / "checkpoint.pt"
     os.truncate(path, int(share * path.stat().st_size))
-    with pytest.raises(ValueError, match="is damaged .*; delete it to start over") as e:
+    with pytest.raises(ValueError, match="is damaged .*; delete the run's folder") as e:
         fit(tmp_path, replace(RECIPE, epochs=1))
     assert str(path) in str(e.value)
-    path.unlink()
+    shutil.rmtree(tmp_path)
     assert len(rows(fit(tmp_path, replace(RECIPE, epochs=1))[1])) == 1
+
+
+def test_a_changed_bit_in_a_checkpoint_is_noticed(tmp_path):
+    "torch would load it: of a weight, one bit makes 1e36."
+    model = fit(tmp_path, replace(RECIPE, epochs=1))[0]
+    path, weight = tmp_path / "checkpoint.pt", model.head.weight.detach().numpy().tobytes()
+    content = bytearray(path.read_bytes())
+    content[content.index(weight) + 3] ^= 0x40
+    path.write_bytes(content)
+    assert not torch.equal(torch.load(path)["model"]["head.weight"], model.head.weight)
+    with pytest.raises(ValueError, match="is damaged .*; delete the run's folder"):
+        fit(tmp_path, replace(RECIPE, epochs=1))
 
 
 @pytest.mark.parametrize("change, words", [
@@ -336,7 +396,7 @@ def test_small_splits(n_train, n_val, batch_size, tmp_path):
 def test_two_classes_and_batch_norm(tmp_path):
     "Fewer than five classes: top-5 is 100; statistics of batch norm resume, too."
     recipe = Recipe(model="roadmap/base", model_args=dict(width_mult=0.25, depths=(1, 1, 1, 1)),
-                    epochs=2, batch_size=4, precision="fp32")
+                    epochs=2, batch_size=4, warmup_epochs=1, precision="fp32")
     one = fit(tmp_path / "one", recipe, dataset(8, 4, 2))
     assert all(row["val_top5"] == 100 for row in rows(one[1]))
     patch = interrupted(train, "train_epoch", 1)
@@ -478,6 +538,7 @@ def test_the_average_is_the_plain_formula(tmp_path, monkeypatch):
 def test_presets_run(name, tmp_path, monkeypatch):
     "Each preset from end to end, with a small network and few small images."
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    monkeypatch.setattr(train, "need_compiler", lambda: None)
     preset = train.PRESETS[name]
     args = {k: v for k, v in preset.model_args.items() if k in ("drop_path", "layer_scale")}
     small = replace(preset, model="convnext", model_args=RECIPE.model_args | args, epochs=2,
@@ -511,10 +572,11 @@ def test_muon_resumes_to_the_same_bits(tmp_path):
 def test_a_start_from_weights(whole, tmp_path):
     "Weights come before the first step; another number of classes leaves the head fresh."
     file = str(whole[1].folder / "model.safetensors")
-    recipe = replace(RECIPE, start=file, head_init_scale=0.001, lr=1e-9, warmup_epochs=0, epochs=1)
+    recipe = replace(RECIPE, start=file, head_init_scale=0.001, lr=1e-9, min_lr=0.0,
+                     warmup_epochs=0, epochs=1)
     same = fit(tmp_path / "same", recipe)[0]
     for a, b in zip(same.parameters(), whole[0].parameters(), strict=True):
-        assert torch.allclose(a, b, atol=1e-6)
+        assert torch.allclose(a, b, atol=1e-7)
     with pytest.warns(UserWarning, match="head is left fresh"):
         other = fit(tmp_path / "other", recipe, dataset(classes=5))[0]
     assert other.head.weight.abs().max() < 1e-3
@@ -524,7 +586,7 @@ def test_a_start_from_weights(whole, tmp_path):
 
 def test_a_start_from_the_shipped_network(tmp_path):
     recipe = Recipe(model="convnext_atto", model_args=dict(layer_scale=1.0), start="atto_tiny200",
-                    lr=1e-12, warmup_epochs=0, epochs=1, batch_size=2, precision="fp32")
+                    lr=1e-12, min_lr=0.0, warmup_epochs=0, epochs=1, batch_size=2, precision="fp32")
     with pytest.warns(UserWarning, match="head is left fresh"):
         net = fit(tmp_path, recipe, dataset(2, 2))[0]
     shipped = evaluation.restore("atto_tiny200")[0]
@@ -534,7 +596,11 @@ def test_a_start_from_the_shipped_network(tmp_path):
 @pytest.mark.parametrize("change, words", [
     (dict(augment="crop blur"), "blur"), (dict(optimizer="sgd"), "choose one of"),
     (dict(erasing=2), "erasing must be from 0 to 1"), (dict(ema=1.5), "ema must be from 0 to 1"),
-    (dict(mixup=-1), "mixup must be from 0"), (dict(layer_decay=7), "layer_decay must be")])
+    (dict(mixup=-1), "mixup must be from 0"), (dict(layer_decay=7), "layer_decay must be"),
+    (dict(warmup_epochs=5), "warmup_epochs must be from 0 to 4"), (dict(clip_grad=-1), "clip_grad"),
+    (dict(warmup_epochs=-1), "warmup_epochs"), (dict(min_lr=1.0), "min_lr must be from 0 to 0.01"),
+    (dict(weight_decay=-1), "weight_decay"), (dict(size=-5), "size must be positive"),
+    (dict(betas=(2, 3)), "betas"), (dict(sizes=((0.5, 48), (0, 32))), "sizes .* in order")])
 def test_recipes_at_fault(change, words):
     with pytest.raises(ValueError, match=words):
         replace(RECIPE, **change)
@@ -549,6 +615,41 @@ def test_sizes_and_mixing_follow_the_epoch():
     assert not replace(recipe, mixup=0.0).mixes(0)
 
 
+def test_a_shorter_run_warms_up_for_less():
+    recipe = replace(RECIPE, epochs=10, warmup_epochs=2)
+    found = [(r.epochs, r.warmup_epochs) for r in map(recipe.lasting, (1, 5, 10, 30))]
+    assert found == [(1, 0.2), (5, 1.0), (10, 2.0), (30, 2.0)]
+
+
+def test_images_that_do_not_fit_stay():
+    what = dataset()
+    size = what.train.images.nbytes + what.val.images.nbytes
+    assert train.sent(what, torch.device("cpu"), size - 1) is what
+    assert train.sent(what, torch.device("cpu"), size) is not what
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OSError, match="cannot write .*run: .*choose another folder"):
+        fit(tmp_path / "file" / "run")
+
+
+@pytest.mark.parametrize("write", [
+    lambda run: run.append(dict(epoch=1, note="x" * 50_000)),
+    lambda run: runs.write_json(run.folder / "recipe.json", dict(note="x" * 50_000))])
+def test_a_full_disk_names_the_file(write, tmp_path):
+    run = runs.Run(tmp_path)
+    runs.write_json(tmp_path / "recipe.json", dict(old=1))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    try:
+        with pytest.raises(OSError, match=f"cannot write {tmp_path}/.*: .*; free some space"):
+            write(run)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert run.recipe == dict(old=1) and run.metrics == [] and not list(tmp_path.glob("*.part"))
+
+
 # stopped by hand
 
 def test_ctrl_c_saves_and_leaves(whole, tmp_path):
@@ -559,6 +660,7 @@ def test_ctrl_c_saves_and_leaves(whole, tmp_path):
         assert process.stdout.readline() == "step\n", process.stderr.read()
     process.send_signal(signal.SIGINT)
     said = process.communicate(timeout=60)[1]
+    assert "saving, then stopping" in said
     assert "stopped in epoch 2 after step 2 and saved" in said
     state = torch.load(tmp_path / "run/checkpoint.pt")
     assert state["epoch"] == 1 and len(state["losses"]) == 2
@@ -580,7 +682,7 @@ def test_in_jupyter_an_interrupt_is_one_line(whole, tmp_path):
         steps, said, end = 0, None, time.monotonic() + 60
         while said is None and time.monotonic() < end:
             message = client.get_iopub_msg(timeout=60)
-            if message["msg_type"] == "stream":
+            if message["msg_type"] == "stream" and message["content"]["name"] == "stdout":
                 steps += message["content"]["text"].count("step")
                 if steps == 2:
                     manager.interrupt_kernel()

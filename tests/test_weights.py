@@ -2,6 +2,7 @@
 import math
 import os
 import pickle
+import resource
 import warnings
 from argparse import Namespace
 from functools import partial
@@ -40,6 +41,18 @@ def drawn_swin(seed=0, **settings):
 @pytest.fixture(scope="module")
 def atto():
     return drawn(convnext.convnext_atto)
+
+
+def test_a_full_disk_keeps_the_old_file(tmp_path):
+    path = weights.save(convnext.ConvNeXt((1, 1, 1, 1), (8, 8, 8, 8), 3), tmp_path / "net")
+    before, limit = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before), limit[1]))
+    try:
+        with pytest.raises(OSError, match=f"cannot write {path}: .*; free some space"):
+            weights.save(convnext.ConvNeXt((1, 1, 1, 1), (16, 16, 16, 16), 3), path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
 # Keys and shapes ------------------------------------------------------------------------------

@@ -42,7 +42,7 @@ def run(source: Path, target: Path) -> int:
     try:
         job.result()
     except CellExecutionError as err:
-        interrupted = err.ename == "KeyboardInterrupt"
+        interrupted = err.ename in ("KeyboardInterrupt", "Interrupted")
         code, error = (130, "interrupted") if interrupted else (1, f"{err.ename}: {err.evalue}")
     except DeadKernelError:
         code, error = 1, "its kernel died; too little memory is the usual reason"
