@@ -130,7 +130,7 @@ def rivals(depths: tuple, dims: tuple) -> dict[str, nn.Module]:
         import transformers
     except ImportError: return found
     config = transformers.ConvNextConfig(depths=list(depths), hidden_sizes=list(dims),
-                                         num_labels=1000)
+                                         layer_norm_eps=1e-6, num_labels=1000)
     return found | dict(huggingface=transformers.ConvNextForImageClassification(config))
 
 # %% ../nbs/33_bench.ipynb #3855a377

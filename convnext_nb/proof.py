@@ -16,7 +16,7 @@ import torch
 from fastcore.script import call_parse
 from torch import nn
 
-from . import convnext, cost, resnet, runs, swin, weights
+from . import convnext, cost, evaluation, resnet, runs, swin, weights
 from .cli import plain_errors
 
 # %% ../nbs/32_proof.ipynb #707117db
@@ -58,13 +58,13 @@ def rounded(
 # %% ../nbs/32_proof.ipynb #75c5893c
 def build(
     name: str,  # a key of PUBLISHED
-    **settings,  # for the network: num_classes, in_chans, ...
+    num_classes: int = 1000,  # length of the output
+    **settings,  # for the network: in_chans, drop_path, ...
 ) -> nn.Module:
     "The network of this library; ValueError, with the names, for one that is not in the table."
     if name not in PUBLISHED:
         raise ValueError(f"no network {name!r}; there are: {', '.join(PUBLISHED)}")
-    home = next(m for m in (convnext, resnet, swin) if hasattr(m, name))
-    return getattr(home, name)(**settings)
+    return evaluation.create(name, num_classes, **settings)
 
 def count(name: str) -> cost.Cost:
     "Parameters and multiply-adds at 224 px, without making a tensor."
@@ -245,12 +245,17 @@ def cnx_proof(
 def markdown(
     rows: list[dict],  # from `row`, or of runs/proof.json
 ) -> str:
-    "The proof as a Markdown table: counts, printed counts, and the gap to each library."
+    """The proof as a Markdown table: counts, printed counts, and the gap to each library.
+
+    *: the count rounds to another number; 0: the same bits; a dash: there is none."""
     names = [k for k in LIBRARIES if k in rows[0]]
     head = ["network", "parameters", "published", "multiply-adds", "published", *names, "64 bits"]
     lines = [head, ["---"] + ["---:"] * (len(head) - 1)]
     for r in rows:
-        lines.append([r["network"], f"{r['params']:,}", r["published params"] or "",
-                      f"{r['macs'] / 1e9:.4f} G", r["published macs"],
-                      *("" if r[k] is None else f"{r[k]:.0e}" for k in (*names, "float64"))])
+        printed = [like and like + "*" * (rounded(r[key], like) != like) for key, like in
+                   (("params", r["published params"]), ("macs", r["published macs"]))]
+        gaps = ("\u2013" if r[k] is None else f"{r[k]:.0e}" if r[k] else "0"
+                for k in (*names, "float64"))
+        lines.append([r["network"], f"{r['params']:,}", printed[0] or "\u2013",
+                      f"{r['macs'] / 1e9:.4f} G", printed[1], *gaps])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -92,7 +92,7 @@ def test_two_processes_train_by_the_recipe_alone(train, tmp_path, monkeypatch):
     """Whatever accelerate's own configuration says; batch norm is as the saved file has it."""
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     done = subprocess.run([*launch, BIN / "cnx_train", *train[1:-6], "--model", "roadmap/base",
                            "--model_args", '{"width_mult": 0.25, "depths": [1, 1, 1, 1]}',
                            "--epochs", "3", "--lr", "0.004", "--change",

@@ -1,12 +1,25 @@
 """The scripts in tools/: what they make, and that they notice faults."""
+import json
+import sys
+
+import headline
+import kills
 import nbformat
 import pytest
+import results
+import seen
+import torch
 from docs import broken_links, code_cell, convert, markdown
 from execute import execute
 from nbdev.config import get_config
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output, new_raw_cell
 from readme import NBS, cell_text
 from train import run
+
+from convnext_nb import data, train
+
+TINY = train.Recipe(model="roadmap/sep_ds", epochs=1, batch_size=8, warmup_epochs=0,
+                    model_args=dict(width_mult=0.25, depths=(1, 1, 1, 1), layer_scale=1.0))
 
 
 def test_train_keeps_the_notebook_of_a_failed_run(tmp_path, capsys):
@@ -118,3 +131,61 @@ def test_a_failed_notebook_is_not_written(tmp_path):
     with pytest.raises(Exception, match="ZeroDivisionError"):
         execute(path)
     assert path.read_bytes() == before
+
+
+@pytest.fixture(scope="module")
+def small_run(tmp_path_factory):
+    "One epoch of a small network of the roadmap on few drawn images."
+    return train.fit(TINY, data.Shapes(40, 20), tmp_path_factory.mktemp("run"), "cpu", False)[1]
+
+
+def test_what_networks_see_is_measured_on_any_run(small_run):
+    shapes = data.Shapes(10, 20)
+    x, y, at = seen.images(shapes, shapes.val, 12)
+    field = seen.fields([small_run.folder], x)
+    assert all(0 < part["half"] <= 1 and 0 <= part["outside"] <= 1
+               for part in (*field["trained"], field["fresh"]))
+    net = seen.evaluation.restore(small_run.folder)[0]
+    masks = torch.zeros(len(x), 64, 64, dtype=torch.bool)
+    masks[:, 16:48, 16:48] = True
+    everywhere = seen.localised(net, x, y, torch.ones_like(masks))
+    assert all(row["inside"] == pytest.approx(1) for row in everywhere.values())
+    assert all(0 < row["inside"] < 1 for row in seen.localised(net, x, y, masks).values())
+    rows = seen.blocks(net, x, y)["blocks"]
+    assert [row["block"] for row in rows] == ["1.1", "2.1", "3.1", "4.1"]
+    assert all(row["loudness"] > 0 and row["low"] <= row["middle"] <= row["high"] for row in rows)
+    maps = seen.shown(small_run.folder, shapes)["maps"]
+    assert json.loads(seen.compact(seen.rounded(dict(maps=maps))))
+
+
+def test_seen_tells_at_once_what_is_missing(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["seen.py", "no/data", str(tmp_path)])
+    with pytest.raises((FileNotFoundError, ValueError), match="tiny20h-ln"):
+        seen.main()
+
+
+def test_the_headline_is_one_command(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(headline, "NETWORKS", {TINY.model: TINY.model_args})
+    monkeypatch.setattr(headline.data, "load", lambda word: data.Shapes(40, 20))
+    monkeypatch.setattr(sys, "argv", ["headline.py", "--recipe", "pocket", "--epochs", "1",
+                                      "--out", str(tmp_path), TINY.model])
+    for _ in range(2):  # the second time it is finished
+        headline.main()
+        assert f"{TINY.model}: val top-1 " in capsys.readouterr().out
+
+
+def test_kills_ends_with_the_same_bits(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["kills.py", "--kills", "2"])
+    assert kills.main() == 0
+    assert "2 kills, the end is bit for bit the same" in capsys.readouterr().out
+
+
+def test_results_lists_runs_and_their_readers(small_run, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["results.py", "--readers"])
+    results.main()
+    found = set(capsys.readouterr().out.split())
+    words = ("seeded(", "trained(", "runs.load(")
+    readers = {f"nbs/{path.name}" for path in NBS.glob("*.ipynb")
+               for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"
+               and "#| export" not in cell.source and any(w in cell.source for w in words)}
+    assert readers - {"nbs/14_runs.ipynb"} <= found, readers - found

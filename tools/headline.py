@@ -29,8 +29,8 @@ def main() -> None:
         parser.error(f"no network {', '.join(unknown)}; there are {', '.join(NETWORKS)}")
     dataset = data.load(args.data)
     for name in args.networks:
-        recipe = replace(train.PRESETS[args.recipe], model=name, model_args=NETWORKS[name],
-                         epochs=args.epochs, seed=args.seed)
+        recipe = replace(train.PRESETS[args.recipe].lasting(args.epochs), seed=args.seed,
+                         model=name, model_args=NETWORKS[name])
         folder = args.out / f"headline-{name}{f'-s{args.seed}' if args.seed else ''}"
         e = train.fit(recipe, dataset, folder)[1].evidence
         average = f"average of the weights {e['ema_top1']:.2f} %, " if "ema_top1" in e else ""

@@ -6,7 +6,7 @@ from pathlib import Path
 from convnext_nb import runs
 
 ROOT = Path(__file__).resolve().parent.parent
-READS = re.compile(r'load\(\\"|trained\(|runs/|runs\.load')
+READS = re.compile(r'load\(\\"|seeded\(|trained\(|runs/|runs\.load')
 
 
 def line(run: runs.Run) -> str:

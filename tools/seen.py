@@ -2,8 +2,9 @@
 
     python tools/seen.py DATA RUNS
 
-DATA is Tiny-ImageNet (zip or folder), RUNS a folder with the runs of chapter 21 as `cnx_train`
-left them, weights included. Everything is computed in fp32 on the CPU.
+DATA is Tiny-ImageNet (zip or folder), RUNS a folder with the runs of chapter 21 and
+`step-fewer_act` as `cnx_train` left them, weights included. Everything is computed in fp32 on the
+CPU.
 """
 import argparse
 import json
@@ -21,6 +22,8 @@ from convnext_nb import archive, data, evaluation, roadmap, runs
 
 ROOT = Path(__file__).resolve().parent.parent
 SEEDS = ("", "-s1", "-s2")
+SCALES = ("tiny20h-ln", "tiny20h-ln-dp", "tiny20h-sep_ds", "tiny20h-sep_ds-1e-6")
+SHOWN = "step-fewer_act"  # on drawn images, which may be shown
 ATTO = "atto_tiny200"  # the network that comes with the package
 
 
@@ -297,6 +300,8 @@ def main() -> None:
     parser.add_argument("runs", type=Path, help="folder of runs with weights")
     parser.add_argument("--book", type=Path, default=ROOT / "nbs/runs", help="runs of the book")
     args = parser.parse_args()
+    for name in (*SCALES, SHOWN, *(f"tiny20-{step}" for step in ("base", "k7", "sep_ds"))):
+        evaluation.restore(args.runs / name)  # a missing one is told now, not at the end
     start = time.time()
     torch.manual_seed(0)
     tiny = data.load(str(args.data))
@@ -317,7 +322,7 @@ def main() -> None:
             found["boxes"][folder.name] = localised(net, x, y, masks)
             found["blocks"][folder.name] = blocks(net, x, y)
             print(f"{time.time() - start:4.0f} s  boxes, blocks of {folder.name}", flush=True)
-    for name in ("tiny20h-ln", "tiny20h-ln-dp", "tiny20h-sep_ds", "tiny20h-sep_ds-1e-6"):
+    for name in SCALES:
         found["blocks"][name] = blocks(evaluation.restore(args.runs / name)[0], x, y)
     found["boxes"]["fresh base"] = localised(fresh(args.runs / "tiny20-base", x[:250]), x, y, masks)
     net = evaluation.restore(ATTO)[0]
@@ -330,7 +335,7 @@ def main() -> None:
     shapes = data.Shapes(n_train=10, n_val=250)
     x, _, _ = images(replace(shapes, preprocessing=tiny.preprocessing), shapes.val, 20)
     found["drawn"] = dict(network=ATTO, **measures(field(net, x), net.total_stride))
-    found["shown"] = shown(args.book / "step-fewer_act", shapes)
+    found["shown"] = shown(args.runs / SHOWN, shapes)
     found["seconds"] = round(time.time() - start)
     (args.book / "seen.json").write_text(compact(rounded(found)))
     print(f"{time.time() - start:4.0f} s  {args.book / 'seen.json'}")
