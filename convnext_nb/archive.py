@@ -29,6 +29,7 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPException
@@ -188,6 +189,9 @@ def _workers(*args):
                                multiprocessing.get_context("fork" if linux else None),
                                _open_worker, args)
     try: yield pool
+    except BrokenProcessPool as e:
+        raise ChildProcessError("a process that packs pictures died: it was killed, or memory ran "
+                                "out. Nothing was kept; end other programs and start again") from e
     finally: pool.shutdown(cancel_futures=True)  # after a fault, nothing more is decoded
 
 # %% ../nbs/12_archive.ipynb #bc33ea4e

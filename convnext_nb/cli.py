@@ -57,7 +57,7 @@ def described(dataset: data.Dataset) -> str:
 # %% ../nbs/31_cli.ipynb #10d5f37f
 @call_parse
 def cnx_train(
-    recipe: str = "auto",  # auto, or a preset: tiny_fast, brief, paper_imagenet, hour, pocket, step
+    recipe: str = "auto",  # auto, tiny_fast, brief, paper_imagenet, hour, pocket, finetune, step
     data: str = "auto",  # auto, tiny, shapes, or the path of a folder or archive
     out: str = "out/run",  # run folder; the same command goes on where it was interrupted
     model: str = "",  # another network, such as resnet18 or roadmap/depthwise
@@ -78,9 +78,10 @@ def cnx_train(
         dataset = folders.ImageFolder(data, stream) if stream else load_data(data, quiet=json)
         chosen, dataset = settle(recipe, dataset, classes, holdout, device)
         if epochs: chosen = chosen.lasting(epochs)
+        options = {k: v for k, v in dict(model=model, lr=lr, seed=seed).items() if v}
         args = other_network(chosen, model) | parsed(model_args, "model_args")
-        changes = {k: v for k, v in dict(model=model, lr=lr, seed=seed).items() if v}
-        changes = parsed(change, "change") | changes | dict(model_args=args)
+        start = chosen.start if model in ("", chosen.model) else None  # another network's weights
+        changes = dict(model_args=args, start=start) | parsed(change, "change") | options
         final = train.Recipe.from_dict(chosen.to_dict() | changes)
         print(f"{final.model}, {final.epochs} epochs of {dataset}", file=sys.stderr)
         run = train.fit(final, dataset, out, device or None,

@@ -118,8 +118,8 @@ class Pool:
 def read(self: Pool, asks) -> Iterator[torch.Tensor]:
     """The reader's images for each (rows, seed) of an iterable, in order.
 
-    ValueError names an unreadable picture; RuntimeError if a worker died. After an error, or when
-    the loop is left early, no worker of this pass remains."""
+    ValueError names an unreadable picture; ChildProcessError if a worker died. After an error, or
+    when the loop is left early, no worker of this pass remains."""
     kept, self.waiting, whole = self.waiting and self.waiting.detach(), None, False
     loader = kept[2][0] if kept else self.start()
     loader.sampler.now, before = asks, signal.getsignal(signal.SIGCHLD)
@@ -135,7 +135,7 @@ def read(self: Pool, asks) -> Iterator[torch.Tensor]:
         whole = True
     except RuntimeError as e:
         if "DataLoader worker" not in str(e): raise
-        raise RuntimeError(
+        raise ChildProcessError(
             "a process that reads pictures died: it was killed, or memory ran out (in a container "
             f"also /dev/shm). Try fewer workers (now {self.workers}) or smaller batches") from e
     finally:

@@ -16,7 +16,7 @@ import torch
 from fastcore.script import call_parse
 from torch import nn
 
-from . import convnext, cost, evaluation, resnet, runs, swin, weights
+from . import cost, evaluation, resnet, runs, swin, weights
 from .cli import plain_errors
 
 # %% ../nbs/32_proof.ipynb #707117db

@@ -133,12 +133,17 @@ PRESETS = {
         epochs=40, batch_size=512, lr=2e-3, warmup_epochs=4, augment="crop flip trivialaugment",
         erasing=0.25, mixup=0.2, cutmix=1.0, mix_until=0.8, ema=0.999, compile=True),
     "hour": Recipe(
-        model="convnext_atto", model_args=dict(layer_scale=1.0, drop_path=0.05),
-        epochs=14, batch_size=128, lr=2e-3, warmup_epochs=1.0),
+        model="convnext_atto", model_args=dict(layer_scale=1.0, drop_path=0.05, init="torch"),
+        epochs=8, batch_size=256, lr=4e-3, warmup_epochs=1.0, optimizer="muon",
+        mixup=0.2, cutmix=1.0, mix_until=0.8),
     "pocket": Recipe(
         model="convnext", model_args=dict(depths=(2, 2, 4, 2), dims=(32, 64, 128, 256),
-                                          layer_scale=1.0, drop_path=0.05),
-        epochs=12, batch_size=128, lr=4e-3, warmup_epochs=1.0, label_smoothing=0.05),
+                                          layer_scale=1.0, drop_path=0.05, init="torch"),
+        epochs=24, batch_size=128, lr=4e-3, warmup_epochs=1.0, label_smoothing=0.05,
+        optimizer="muon", mixup=0.2, cutmix=1.0, mix_until=0.8),
+    "finetune": Recipe(
+        model="convnext_atto", model_args=dict(layer_scale=1.0), start="atto_tiny200",
+        epochs=10, batch_size=32, lr=2e-3, warmup_epochs=0.5, augment="resized_crop flip"),
     "step": Recipe(
         model="roadmap/base", model_args=dict(width_mult=0.25),
         epochs=4, batch_size=64, lr=2e-3, warmup_epochs=1.0, label_smoothing=0.0)}
@@ -476,7 +481,8 @@ def plan(
     if dataset.name == "Tiny-ImageNet" and len(dataset.classes) > 20: dataset = dataset.select(20)
     few = replace(dataset, train=fixed_subset(dataset.train, 10_000),
                   val=fixed_subset(dataset.val, 2_000))
-    return PRESETS["pocket"], few
+    own = dataset.source.startswith("pictures in the folder")
+    return PRESETS["finetune" if own else "pocket"], few
 
 # %% ../nbs/17_train.ipynb #6d9616d1
 def measure(job: Job, model: nn.Module, split: Split) -> dict[str, float]:

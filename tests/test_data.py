@@ -313,6 +313,20 @@ def test_ctrl_c_leaves_nothing(tmp_path, home):
     assert_whole(open_toy(path))
 
 
+def test_a_killed_worker_is_explained(tmp_path, home):
+    path = write_zip(tmp_path / "toy.zip", toy_files())
+    process, pipe = in_child(open_slowly, path)
+    while not list(home.glob(".packing-*/train.u8")):
+        time.sleep(0.01)
+    time.sleep(0.5)  # the workers have started, and wait in `slow_fit`
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(children[0]), signal.SIGKILL)
+    error = answer(process, pipe)
+    assert isinstance(error, ChildProcessError) and "a process that packs pictures" in str(error)
+    assert leftovers(home) == []
+    assert_whole(open_toy(path))
+
+
 def test_two_processes_give_one_folder(tmp_path, home):
     path = write_zip(tmp_path / "toy.zip", toy_files())
     both = [in_child(open_slowly, path) for _ in range(2)]

@@ -20,6 +20,7 @@ from jupyter_client.manager import start_new_kernel
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
+from tqdm import tqdm
 
 from convnext_nb import convnext, data, evaluation, optim, runs, train
 from convnext_nb.data import Dataset, Preprocessing, Split
@@ -460,6 +461,26 @@ def test_the_loop_follows_lr_at(tmp_path, monkeypatch):
     assert seen == [{optim.lr_at(RECIPE, i, 3)} for i in range(4 * 3)]  # 26 images, 8 a step
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_step_on_a_gpu_waits_for_nothing(monkeypatch):
+    "Between the looks at the losses, every fifty steps, the program runs ahead of the GPU."
+    job = train.set_up(replace(FULL, precision="auto", sizes=()), dataset(64), "cuda")
+    def epoch():
+        job.step, job.losses, job.seconds = 0, None, 0.0
+        train.train_epoch(job, job.model, tqdm(disable=True), lambda: None)
+    epoch()
+    monkeypatch.setattr(train, "check_losses", lambda *args: 0.0)
+    original = train.prepare
+    def watched(*args):  # the order of the images has been sent before the first step
+        torch.cuda.set_sync_debug_mode("error")
+        return original(*args)
+    monkeypatch.setattr(train, "prepare", watched)
+    try:
+        epoch()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
 def test_ctrl_c_in_a_checkpoint_is_ctrl_c(whole, tmp_path, monkeypatch):
     "torch's writer reports an interrupted write as a RuntimeError of its own."
     def cut(state, file):
@@ -542,7 +563,7 @@ def test_presets_run(name, tmp_path, monkeypatch):
     preset = train.PRESETS[name]
     args = {k: v for k, v in preset.model_args.items() if k in ("drop_path", "layer_scale")}
     small = replace(preset, model="convnext", model_args=RECIPE.model_args | args, epochs=2,
-                    batch_size=8, size=preset.size and 64, warmup_epochs=1)
+                    batch_size=8, size=preset.size and 64, warmup_epochs=1, start=None)
     model, run = fit(tmp_path, small)
     assert len(rows(run)) == 2
     assert run.recipe["data"]["preprocessing"]["size"] == (small.size or 32)
