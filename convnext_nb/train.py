@@ -137,10 +137,11 @@ PRESETS = {
         epochs=8, batch_size=256, lr=4e-3, warmup_epochs=1.0, optimizer="muon",
         mixup=0.2, cutmix=1.0, mix_until=0.8),
     "pocket": Recipe(
-        model="convnext", model_args=dict(depths=(2, 2, 4, 2), dims=(32, 64, 128, 256),
-                                          layer_scale=1.0, drop_path=0.05, init="torch"),
-        epochs=24, batch_size=128, lr=4e-3, warmup_epochs=1.0, label_smoothing=0.05,
-        optimizer="muon", mixup=0.2, cutmix=1.0, mix_until=0.8),
+        model="convnext", model_args=dict(
+            depths=(2, 2, 4, 2), dims=(32, 64, 128, 256), layer_scale=1.0, drop_path=0.05,
+            init="torch", stem_stride=2),
+        epochs=12, batch_size=128, lr=4e-3, warmup_epochs=1.0, label_smoothing=0.05,
+        optimizer="muon", sizes=((0, 32), (0.5, 48), (0.75, 64))),
     "finetune": Recipe(
         model="convnext_atto", model_args=dict(layer_scale=1.0), start="atto_tiny200",
         epochs=10, batch_size=32, lr=2e-3, warmup_epochs=0.5, augment="resized_crop flip"),

@@ -77,8 +77,9 @@ def test_bad_input_is_one_line_and_exit_code_1(train, words, said):
     ("tiny_fast", "convnextv2_tiny", ["drop_path", "stem_stride"]),
     ("tiny_fast", "convnext_isotropic_small", ["drop_path"]),
     ("tiny_fast", "swin_t", ["drop_path", "stem_stride"]),
-    ("tiny_fast", "resnet50", ["stem_stride"]), ("pocket", "resnet18", []),
-    ("pocket", "convnext", ["depths", "dims", "drop_path", "init", "layer_scale"]),
+    ("tiny_fast", "resnet50", ["stem_stride"]), ("pocket", "resnet18", ["stem_stride"]),
+    ("pocket", "convnext",
+     ["depths", "dims", "drop_path", "init", "layer_scale", "stem_stride"]),
     ("step", "roadmap/k7", ["width_mult"]), ("hour", "roadmap/k7", ["drop_path"])])
 def test_another_network_keeps_what_it_has_too(recipe, model, kept):
     chosen = cli.preset(recipe)
