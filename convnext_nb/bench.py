@@ -6,7 +6,7 @@
 __all__ = ['LAYOUTS', 'BENCHMARKS', 'in_turn', 'speeds', 'as_files', 'bench_data', 'bench_pack', 'Logits', 'rivals', 'networks',
            'largest_gap', 'pass_of', 'step_of', 'candidates', 'bench_models', 'mean_ratio', 'product_speed',
            'copy_speed', 'bench_machine', 'kind_of', 'profiled', 'bench_profile', 'contestants', 'preset', 'plain',
-           'engine', 'inputs', 'plain_loop', 'usual_loader', 'bench_train', 'race', 'bounds', 'peak_memory',
+           'engine', 'inputs', 'plain_loop', 'usual_loader', 'bench_train', 'as_timm', 'race', 'bounds', 'peak_memory',
            'bench_input', 'bench_import', 'measure', 'cnx_bench', 'as_line']
 
 # %% ../nbs/33_bench.ipynb #2c16688c
@@ -391,14 +391,18 @@ def bench_train(
     rows = race(plain(recipe), dataset, net, contestants(device, bf16, compile), repeats)
     return rows + bounds(recipe, dataset, net, bf16, repeats)
 
+def as_timm(net: convnext.ConvNeXt) -> nn.Module:
+    "timm's network of the same sizes, with fresh weights."
+    import timm
+    dims, s = [stage[0].dwconv.in_channels for stage in net.stages], net.stem_stride
+    other = timm.models.convnext.ConvNeXt(depths=[len(stage) for stage in net.stages], dims=dims,
+                                          num_classes=net.head.out_features)
+    other.stem[0] = nn.Conv2d(3, dims[0], s, s)  # its patch_size=2 would make stage 1 halve, too
+    return other
+
 def race(recipe, dataset, net, who: list[tuple], repeats: int) -> list[dict]:
     "Images/s of the contestants, and their ratio to the fastest eager timm."
-    import timm
     device, n = train.best_device(), len(dataset.train)
-    def theirs():
-        return timm.models.convnext.ConvNeXt(
-            depths=[len(s) for s in net.stages], dims=[s[0].dwconv.in_channels for s in net.stages],
-            patch_size=net.stem_stride, num_classes=len(dataset.classes))
     with tempfile.TemporaryDirectory() as folder:
         loader = usual_loader(as_files(dataset.train, Path(folder)), dataset.preprocessing,
                               recipe.batch_size, os.cpu_count() if device == "cuda" else 0)
@@ -408,7 +412,7 @@ def race(recipe, dataset, net, who: list[tuple], repeats: int) -> list[dict]:
             mine = replace(recipe, precision="bf16" if half else "fp32")
             passes[", ".join([library, *words])] = (
                 engine(mine, dataset, compiled) if library == "ours" else
-                plain_loop(theirs(), loader, device, LAYOUTS[layout], half, compiled))
+                plain_loop(as_timm(net), loader, device, LAYOUTS[layout], half, compiled))
         rows = speeds(in_turn(passes, repeats), n)
     eager = [library == "timm" and not compiled for library, _, _, compiled in who]
     fastest = max(row["images/s"] for row, counts in zip(rows, eager) if counts)

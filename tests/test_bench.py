@@ -4,7 +4,7 @@ import torch
 from oracles import drawn, gap
 from torch import nn
 
-from convnext_nb import bench, convnext, layers, train
+from convnext_nb import bench, convnext, cost, layers, train
 
 SMALL = dict(depths=(1, 1, 2, 1), dims=(16, 32, 64, 128))
 
@@ -116,6 +116,13 @@ def test_recipes_that_are_timed():
         timed = bench.plain(bench.preset(device))
         assert timed.augment == "crop flip" and not timed.mixup and timed.optimizer == "adamw"
         assert timed.model_args == bench.preset(device).model_args
+
+
+@pytest.mark.parametrize("stem_stride", [2, 4])
+def test_timm_races_with_the_same_network(stem_stride):
+    ours = convnext.ConvNeXt((1, 2, 1, 1), (8, 16, 24, 32), 10, stem_stride=stem_stride)
+    theirs = bench.as_timm(ours)
+    assert cost.count(theirs, 64) == cost.count(ours, 64)
 
 
 def test_the_whole_preset_is_bounded(monkeypatch):
