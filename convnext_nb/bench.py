@@ -421,7 +421,8 @@ def race(recipe, dataset, net, who: list[tuple], repeats: int) -> list[dict]:
 # %% ../nbs/33_bench.ipynb #bdfa4c22
 def bounds(recipe, dataset, net, bf16: bool, repeats: int) -> list[dict]:
     "Of a pass by the whole recipe: share of the input, of the machine's peak, memory, growth."
-    device, n, size = train.best_device(), len(dataset.train), dataset.preprocessing.size
+    device, n = train.best_device(), len(dataset.train)
+    size = recipe.size_at(0) or dataset.preprocessing.size  # of the first epoch, which is timed
     double = replace(dataset, train=dataset.train.subset(torch.arange(2 * n) % n))
     if device == "cuda": torch.cuda.reset_peak_memory_stats()
     one = engine(recipe, dataset, recipe.compile)
