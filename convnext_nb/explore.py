@@ -128,8 +128,8 @@ def checker(
         if not answer or not truth:
             return f"Not yet: {answer} is too {'low' if truth > answer else 'high'}."
         if 0.5 < answer / truth < 2:
-            return (f"Not yet: {answer:,.6g} is {abs(answer / truth - 1):.2g} of the answer too "
-                    f"{'low' if answer < truth else 'high'}.")
+            return (f"Not yet: {answer:,.6g} is {100 * abs(answer / truth - 1):.2g} % too "
+                    f"{'low' if abs(answer) < abs(truth) else 'high'}.")
         return f"Not yet: {answer:,.6g} is {answer / truth:.3g} times the answer."
     return check
 
