@@ -52,7 +52,7 @@ def main() -> int:
         while True:
             process = start(killed)
             try:
-                if process.wait(moments.uniform(0, seconds / 4) if kills < args.kills else None):
+                if process.wait(moments.uniform(0, seconds / 5) if kills < args.kills else None):
                     return 1
                 break  # it has ended by itself
             except subprocess.TimeoutExpired:
