@@ -32,7 +32,7 @@ def test_logits_equal(size, library):
 @pytest.mark.parametrize("grn", [False, True])
 @pytest.mark.parametrize("width", [128, 192, 256, 352])
 def test_large_sizes_at_reduced_depth(width, grn):
-    "B, L, XL and V2's huge; runs/proof.json has them at full depth."
+    "B, L, XL and V2's huge; runs/measured/proof.json has them at full depth."
     depths, dims = (1, 1, 2, 1), tuple(width * 2**i for i in range(4))
     ours = drawn(lambda: convnext.ConvNeXt(depths, dims, layer_scale=None if grn else 1.0, grn=grn))
     theirs = on_meta(timm.models.convnext.ConvNeXt, depths=depths, dims=dims, use_grn=grn,

@@ -7,7 +7,7 @@ import torch
 
 from convnext_nb import convnext, proof, resnet, swin
 
-STORED = json.loads((Path(__file__).parent.parent / "nbs/runs/proof.json").read_text())
+STORED = json.loads((Path(__file__).parent.parent / "nbs/runs/measured/proof.json").read_text())
 ROWS = {row["network"]: row for row in STORED["networks"]}
 
 

@@ -77,7 +77,7 @@ def test_site_reports_broken_links(tmp_path):
 
 
 def test_site_links_to_pages():
-    assert markdown("[a](00_cost.ipynb#b)") == "[a](cost.ipynb#b)"
+    assert markdown("[a](110_cost.ipynb#b)") == "[a](cost.ipynb#b)"
     site = "{doc_host}{doc_baseurl}".format(**get_config().d)
     assert markdown(f"[`C.f`]({site}/cost.html#c.f)") == "[`C.f`](cost.ipynb#c)"
     assert markdown(f"[`_f`]({site}/cost.html#_f)") == "`_f`"
@@ -160,7 +160,7 @@ def test_what_networks_see_is_measured_on_any_run(small_run):
 
 def test_seen_tells_at_once_what_is_missing(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["seen.py", "no/data", str(tmp_path)])
-    with pytest.raises((FileNotFoundError, ValueError), match="tiny20h-ln"):
+    with pytest.raises((FileNotFoundError, ValueError), match="steps_holdout/ln"):
         seen.main()
 
 
@@ -188,4 +188,4 @@ def test_results_lists_runs_and_their_readers(small_run, capsys, monkeypatch):
     readers = {f"nbs/{path.name}" for path in NBS.glob("*.ipynb")
                for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"
                and "#| export" not in cell.source and any(w in cell.source for w in words)}
-    assert readers - {"nbs/14_runs.ipynb"} <= found, readers - found
+    assert readers - {"nbs/265_runs.ipynb"} <= found, readers - found

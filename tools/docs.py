@@ -24,7 +24,7 @@ TAGS = {("echo", "false"): "remove-input", ("output", "false"): "remove-output",
 
 
 def page(name: str) -> str:
-    "The page of a notebook, as nbdev's own links name it: `00_cost.ipynb` -> `cost`."
+    "The page of a notebook, as nbdev's own links name it: `110_cost.ipynb` -> `cost`."
     return re.sub(r"^\d+[a-zA-Z0-9]*_", "", Path(name).stem.lower())
 
 

@@ -1,10 +1,11 @@
-"""What trained networks see: measures nbs/runs/seen.json, which chapter 22 reads.
+"""What trained networks see: measures nbs/runs/measured/seen.json, which the chapter
+"what does it see?" reads.
 
     python tools/seen.py DATA RUNS
 
-DATA is Tiny-ImageNet (zip or folder), RUNS a folder with the runs of chapter 21 and
-`step-fewer_act` as `cnx_train` left them, weights included. Everything is computed in fp32 on the
-CPU.
+DATA is Tiny-ImageNet (zip or folder), RUNS a folder with the runs of chapter "measured" and
+`steps_shapes/fewer_act` as `cnx_train` left them, weights included. Everything is computed in
+fp32 on the CPU.
 """
 import argparse
 import json
@@ -22,8 +23,8 @@ from convnext_nb import archive, data, evaluation, roadmap, runs
 
 ROOT = Path(__file__).resolve().parent.parent
 SEEDS = ("", "-s1", "-s2")
-SCALES = ("tiny20h-ln", "tiny20h-ln-dp", "tiny20h-sep_ds", "tiny20h-sep_ds-1e-6")
-SHOWN = "step-fewer_act"  # on drawn images, which may be shown
+SCALES = tuple(f"steps_holdout/{name}" for name in ("ln", "ln-dp", "sep_ds", "sep_ds-1e-6"))
+SHOWN = "steps_shapes/fewer_act"  # on drawn images, which may be shown
 ATTO = "atto_tiny200"  # the network that comes with the package
 
 
@@ -290,7 +291,7 @@ def compact(found: dict) -> str:
 
 def finished(root: Path, step: str) -> list[Path]:
     "The finished runs of a step, one a seed."
-    folders = [root / f"tiny20-{step}{seed}" for seed in SEEDS]
+    folders = [root / f"steps_tiny20/{step}{seed}" for seed in SEEDS]
     return [f for f in folders if (f / "evidence.json").exists()]
 
 
@@ -300,7 +301,7 @@ def main() -> None:
     parser.add_argument("runs", type=Path, help="folder of runs with weights")
     parser.add_argument("--book", type=Path, default=ROOT / "nbs/runs", help="runs of the book")
     args = parser.parse_args()
-    for name in (*SCALES, SHOWN, *(f"tiny20-{step}" for step in ("base", "k7", "sep_ds"))):
+    for name in (*SCALES, SHOWN, *(f"steps_tiny20/{step}" for step in ("base", "k7", "sep_ds"))):
         evaluation.restore(args.runs / name)  # a missing one is told now, not at the end
     start = time.time()
     torch.manual_seed(0)
@@ -324,7 +325,8 @@ def main() -> None:
             print(f"{time.time() - start:4.0f} s  boxes, blocks of {folder.name}", flush=True)
     for name in SCALES:
         found["blocks"][name] = blocks(evaluation.restore(args.runs / name)[0], x, y)
-    found["boxes"]["fresh base"] = localised(fresh(args.runs / "tiny20-base", x[:250]), x, y, masks)
+    untrained = fresh(args.runs / "steps_tiny20/base", x[:250])
+    found["boxes"]["fresh base"] = localised(untrained, x, y, masks)
     net = evaluation.restore(ATTO)[0]
     x, y, at = images(tiny, tiny.val, 2000)
     found["boxes"][ATTO] = localised(net, x, y, box_masks(args.data, at))

@@ -1,4 +1,4 @@
-"""Run nbs/20_final.ipynb from start to end and keep the executed copy (make train)."""
+"""Run nbs/320_final.ipynb from start to end and keep the executed copy (make train)."""
 import argparse
 import asyncio
 import os
@@ -66,7 +66,7 @@ def main() -> int:
         parser.error(f"OUT={args.out}: choose a folder of its own, such as out")
     out.mkdir(parents=True, exist_ok=True)
     os.environ |= {"DATA": args.data, "OUT": str(out)}
-    source, target = ROOT / "nbs" / "20_final.ipynb", out / "20_final.ipynb"
+    source, target = ROOT / "nbs" / "320_final.ipynb", out / "320_final.ipynb"
     print(f"== Running {source.name} with DATA={args.data}; results go to {out}", flush=True)
     start = time.time()
     code = run(source, target)
