@@ -26,7 +26,6 @@ from statistics import median
 
 import torch
 import torchvision
-from fastcore.script import call_parse
 from PIL import Image
 from torch import nn
 from torch.nn import functional as F
@@ -35,7 +34,7 @@ from torchvision.transforms import v2
 from tqdm import tqdm
 
 from . import archive, convnext, cost, data, runs, train, weights
-from .cli import load_data, plain_errors
+from .cli import command, load_data, plain_errors
 
 # %% ../nbs/540_bench.ipynb #26dcd982
 def in_turn(
@@ -485,7 +484,7 @@ def measure(what: str, words: str, repeats: int, compile: bool = False) -> list[
 BENCHMARKS = ("pack", "data", "train", "models", "profile", "import")
 
 # %% ../nbs/540_bench.ipynb #1318d1c0
-@call_parse
+@command
 def cnx_bench(
     what: str = "all",  # pack, data, train, models, profile, import, or all of them
     data: str = "auto",  # the images for `data`: auto, tiny, shapes, or a path

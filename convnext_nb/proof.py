@@ -13,11 +13,10 @@ from importlib.metadata import version
 from importlib.util import find_spec
 
 import torch
-from fastcore.script import call_parse
 from torch import nn
 
 from . import cost, evaluation, resnet, runs, swin, weights
-from .cli import plain_errors
+from .cli import command, plain_errors
 
 # %% ../nbs/520_proof.ipynb #707117db
 _V1, _ISO, _V2 = "ConvNeXt, Table 1", "ConvNeXt, Table 2", "ConvNeXt V2, Table 14"
@@ -223,7 +222,7 @@ def as_line(row: dict) -> str:
     return f"{row['network']:25}{row['params']:12,} {row['macs'] / 1e9:9.4f} G  {gaps}"
 
 # %% ../nbs/520_proof.ipynb #dde79f6d
-@call_parse
+@command
 def cnx_proof(
     network: str = "all",  # the beginning of networks' names, such as convnext_tiny or resnet
     json: bool = False,  # print one JSON object
