@@ -65,6 +65,19 @@ def test_imports_are_required(path):
     assert {"pillow" if name == "PIL" else name for name in needed} <= known
 
 
+def test_one_name_one_meaning():
+    "No public name stands in two modules; `load` and `save` are always written with theirs."
+    places = {}
+    for path in MODULES:
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+                for name in ast.literal_eval(node.value):
+                    places.setdefault(name, []).append(path.stem)
+    assert len(places) > 100
+    shared = {name: modules for name, modules in places.items() if len(modules) > 1}
+    assert not {name: shared[name] for name in shared if name not in ("load", "save")}
+
+
 def test_convnext_is_light_to_import():
     code = ("import time, torch, sys; start = time.perf_counter(); import convnext_nb.convnext;"
             "assert 'timm' not in sys.modules; print(time.perf_counter() - start)")

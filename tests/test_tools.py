@@ -2,18 +2,21 @@
 import json
 import sys
 
+import check
 import headline
 import kills
 import nbformat
+import plain_install
 import pytest
 import results
 import seen
 import torch
-from docs import broken_links, code_cell, convert, markdown
+from docs import broken_links, code_cell, contents, convert, markdown, wrong_names
 from execute import execute
 from nbdev.config import get_config
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output, new_raw_cell
 from readme import NBS, cell_text
+from symbols import meanings
 from train import run
 
 from convnext_nb import data, train
@@ -58,7 +61,7 @@ def test_readme_shows_what_github_can_show():
 
 
 def test_readme_links_start_at_the_root():
-    chapter = sorted(NBS.glob("0*.ipynb"))[0].name
+    chapter = sorted(NBS.glob("1*.ipynb"))[0].name
     text = f"[a]({chapter}#x) [b](../LICENSE) [c](https://pytorch.org) [d](#here)"
     expected = f"[a](nbs/{chapter}#x) [b](LICENSE) [c](https://pytorch.org) [d](#here)"
     assert cell_text(new_markdown_cell(text)) == [expected]
@@ -77,11 +80,51 @@ def test_site_reports_broken_links(tmp_path):
 
 
 def test_site_links_to_pages():
-    assert markdown("[a](110_cost.ipynb#b)") == "[a](cost.ipynb#b)"
+    assert markdown("[a](110_cost.ipynb#b)", {}) == "[a](cost.ipynb#b)"
+    assert markdown("::: {.callout-tip}\nx\n:::", {}) == ":::{tip}\nx\n:::"
     site = "{doc_host}{doc_baseurl}".format(**get_config().d)
-    assert markdown(f"[`C.f`]({site}/cost.html#c.f)") == "[`C.f`](cost.ipynb#c)"
-    assert markdown(f"[`_f`]({site}/cost.html#_f)") == "`_f`"
-    assert markdown("::: {.callout-tip}\nx\n:::") == ":::{tip}\nx\n:::"
+    meant = {"C.f": "cost.html#c.f", "fit": "train.html#fit", "_f": "cost.html#_f"}
+    assert markdown(f"[`C.f`]({site}/cost.html#c.f)", meant) == "[`C.f`](cost.ipynb#c)"
+    assert markdown(f"[`fit()`]({site}/data.html#fit)", meant) == "[`fit()`](train.ipynb#fit)"
+    assert markdown(f"[`_f`]({site}/cost.html#_f)", meant) == "`_f`"
+    assert markdown(f"[`step`]({site}/roadmap.html#step)", meant) == "`step`"
+
+
+@pytest.mark.parametrize("code, name, page", [
+    ("", "load", None),  # data's, runs' or weights'?
+    ("#| default_exp weights", "load", "weights"),
+    ("#| default_exp weights\nfrom convnext_nb import data", "load", "weights"),
+    ("from convnext_nb.runs import load", "load", "runs"),
+    ("from convnext_nb.runs import (load,\n    machine)\nfrom convnext_nb import data",
+     "load", "runs"),
+    ("from convnext_nb import data, cost", "load", "data"),
+    ("from convnext_nb import data, runs", "load", None),
+    ("", "LayerNorm2d", "layers"),
+    ("", "step", None),  # a plain word, or roadmap's?
+    ("from convnext_nb import roadmap", "step", "roadmap"),
+])
+def test_a_name_means_what_its_chapter_imports(code, name, page):
+    chapter = new_notebook(cells=[new_markdown_cell(f"`{name}`"), new_code_cell(code)])
+    found = meanings(chapter).get(name)
+    assert found == (page and f"{page}.html#{name.lower()}")
+
+
+def test_site_reports_names_that_lead_to_another_page(tmp_path):
+    links = ["cost.html#count", "layers.html#count", "https://pytorch.org/count"]
+    body = "".join(f'<p><a href="{link}"><code><span>count</span></code></a></p>' for link in links)
+    (tmp_path / "a.html").write_text(body + '<a href="layers.html">count</a> <code>count</code>')
+    wrong, = wrong_names(tmp_path)
+    assert wrong.startswith("a.html: `count` leads to layers.html#count, not to ")
+    assert "cost.html" in wrong
+
+
+def test_site_has_every_chapter_in_a_part():
+    chapters = [path.name for path in NBS.glob("[0-9]*.ipynb")]
+    shown = contents(chapters)
+    assert ":caption: 1. The walk" in shown
+    pages = [line for block in shown.split("\n\n") for line in block.splitlines()]
+    assert all(pages.count(name.partition("_")[2].removesuffix(".ipynb")) == 1
+               for name in chapters)
 
 
 def test_site_needs_every_api_entry(tmp_path):
@@ -90,24 +133,34 @@ def test_site_needs_every_api_entry(tmp_path):
     entry = new_code_cell("#| echo: false\nshow_doc(f)")
     nbformat.write(new_notebook(cells=[front, entry]), path)
     with pytest.raises(SystemExit, match="no API entry from show_doc"):
-        convert(path)
+        convert(path, {})
     entry.outputs = [new_output("display_data", {"text/markdown": "---\n\n### f\n\nDoes it."})]
     nbformat.write(new_notebook(cells=[front, entry]), path)
-    convert(path)
+    convert(path, {})
     sources = [c.source for c in nbformat.read(tmp_path / "a.ipynb", 4).cells]
     assert sources == ["# A\n\n> Why?", "## Reference", "### f\n\nDoes it."]
+
+
+@pytest.mark.parametrize("code, tags", [
+    ("import torch\nfrom convnext_nb import cost", ["hide-input"]),
+    ("#| echo: false\nimport torch", ["remove-input"]),
+    ("import torch\ntorch.manual_seed(0)", []), ("%matplotlib inline\nimport torch", [])])
+def test_site_folds_imports(code, tags):
+    cell = new_code_cell(code)
+    code_cell(cell, "a", {})
+    assert cell.metadata.tags == tags
 
 
 def test_site_replaces_widgets_and_refuses_errors():
     cell = new_code_cell("#| code-fold: true\nplay(f)")
     view = {"application/vnd.jupyter.widget-view+json": {}, "text/plain": "Play(children=())"}
     cell.outputs = [new_output("display_data", view)]
-    code_cell(cell, "a")
+    code_cell(cell, "a", {})
     assert cell.source == "play(f)" and cell.metadata.tags == ["hide-input"]
     assert "JupyterLab" in cell.outputs[0].data["text/markdown"]
     cell.outputs = [new_output("error", ename="ValueError", evalue="no", traceback=[])]
     with pytest.raises(SystemExit, match="ValueError: no"):
-        code_cell(cell, "a")
+        code_cell(cell, "a", {})
 
 
 def test_outputs_are_the_same_each_time(tmp_path):
@@ -131,6 +184,67 @@ def test_a_failed_notebook_is_not_written(tmp_path):
     with pytest.raises(Exception, match="ZeroDivisionError"):
         execute(path)
     assert path.read_bytes() == before
+
+
+@pytest.fixture
+def out(tmp_path, monkeypatch):
+    "A folder of its own for what tools/check.py writes."
+    monkeypatch.setattr(check, "OUT", tmp_path / "out")
+    check.OUT.mkdir()
+    return check.OUT
+
+
+def test_check_counts_what_pytest_passed_failed_and_skipped(out, tmp_path, capfd):
+    (tmp_path / "test_some.py").write_text("""import pytest
+@pytest.fixture
+def broken(): raise OSError
+def test_good(): pass
+def test_bad(): assert False
+def test_error(broken): pass
+@pytest.mark.skipif(True, reason="needs a GPU")
+@pytest.mark.parametrize("i", [1, 2])
+def test_left_out(i): pass
+""")
+    found = check.pytest(str(tmp_path))
+    assert str(found) == "1 passed, 2 failed, 2 skipped"
+    assert found.skipped == {"needs a GPU": 2}
+
+
+@pytest.mark.parametrize("text", [None, "", "import no_such_module", "raise SystemExit(3)"])
+def test_check_fails_if_pytest_finds_no_test(text, out, tmp_path, capfd):
+    if text is not None: (tmp_path / "test_none.py").write_text(text)
+    assert str(check.pytest(str(tmp_path))) == "0 passed, 1 failed, 0 skipped"
+
+
+@pytest.mark.parametrize("results, code, said", [
+    ([True, True], 0, ["3 passed, 0 failed, 0 skipped"]),
+    ([True, False], 1, ["FAILED: b", "2 passed, 1 failed, 0 skipped"]),
+    ([True, check.Count(4, 1, check.Counter({"no GPU": 2, "no data": 1}))], 1,
+     ["2 skipped: no GPU", "1 skipped: no data", "FAILED: b", "6 passed, 1 failed, 3 skipped"]),
+])
+def test_check_ends_with_the_count(results, code, said, out, monkeypatch, capsys):
+    checks = {name: (lambda found=found: found) for name, found in zip("ab", results)}
+    monkeypatch.setattr(check, "CHECKS", checks)
+    monkeypatch.setattr(check, "files", dict)
+    assert check.main() == code
+    assert capsys.readouterr().out.splitlines()[-len(said):] == said
+    assert (out / "checks.txt").read_text() == f"{said[-1]}\n"
+
+
+def test_plain_install_borrows_torch_alone(tmp_path):
+    borrowed = plain_install.borrow(tmp_path / "borrowed")
+    assert "torch" in borrowed and not {"fastcore", "timm", "pillow"} & set(borrowed)
+    assert (tmp_path / "borrowed" / "torch" / "__init__.py").exists()
+    assert list((tmp_path / "borrowed").glob("torch-*.dist-info"))
+
+
+def test_plain_install_says_what_failed(tmp_path, capfd):
+    assert plain_install.works(sys.executable, "-c", "print('quiet')", cwd=tmp_path)
+    assert not plain_install.works(sys.executable, "-c", "print('loud'); 1 / 0", cwd=tmp_path)
+    said = capfd.readouterr().out
+    assert "ok    " in said and "FAILED" in said
+    assert "ZeroDivisionError" in said and "\nloud" in said and "\nquiet" not in said
+    assert "cnx_predict" in plain_install.commands()
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,9 @@ import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ET
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -14,10 +16,29 @@ OUT = ROOT / "out"
 WORKERS = 2
 LIMIT = 300  # seconds a notebook may take
 
-
 ENV = {k: v for k, v in os.environ.items() if k not in ("IN_TEST", "DATA", "OUT")}
 ENV["PATH"] = f"{BIN}{os.pathsep}{ENV['PATH']}"
 THREADS = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // WORKERS))}
+
+
+@dataclass
+class Count:
+    "How many checks passed, how many failed, and why how many were skipped."
+    passed: int = 0
+    failed: int = 0
+    skipped: Counter[str] = field(default_factory=Counter)  # reason: how many
+
+    def add(self, other: "Count") -> None:
+        self.passed += other.passed
+        self.failed += other.failed
+        self.skipped += other.skipped
+
+    def __str__(self) -> str:
+        return f"{self.passed} passed, {self.failed} failed, {self.skipped.total()} skipped"
+
+
+def count(results: list[bool]) -> Count:
+    return Count(results.count(True), results.count(False))
 
 
 def call(*command, env=ENV, **kwargs):
@@ -55,30 +76,41 @@ def notebook(path: Path) -> bool:
     try:
         done = call("nbdev_test", "--path", str(path), env=ENV | THREADS, timeout=LIMIT,
                     stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        ok, said = done.returncode == 0, done.stdout
+        passed, said = done.returncode == 0, done.stdout
     except subprocess.TimeoutExpired:
-        ok, said = False, f"more than {LIMIT} s"
-    print(f"{'ok    ' if ok else 'FAILED'} {path.name:24} {time.time() - start:5.0f} s"
-          + ("" if ok else f"\n{said}"), flush=True)
-    return ok
+        passed, said = False, f"more than {LIMIT} s"
+    mark = "ok    " if passed else "FAILED"
+    print(f"{mark} {path.name:24} {time.time() - start:5.0f} s", flush=True)
+    if not passed: print(said, flush=True)
+    return passed
 
 
-def notebooks() -> list[bool]:
+def notebooks() -> Count:
+    paths = sorted((ROOT / "nbs").glob("*.ipynb"))
     with ThreadPoolExecutor(WORKERS) as pool:
-        return list(pool.map(notebook, sorted((ROOT / "nbs").glob("*.ipynb"))))
+        return count(list(pool.map(notebook, paths)))
 
 
-def pytest() -> list[bool]:
+def read_report(path: Path) -> Count:
+    "The counts of a report that pytest wrote as JUnit XML."
+    found = Count()
+    for case in ET.parse(path).iter("testcase"):
+        skipped = case.find("skipped")
+        if skipped is not None: found.skipped[skipped.get("message")] += 1
+        elif case.find("failure") is None and case.find("error") is None: found.passed += 1
+        else: found.failed += 1
+    return found
+
+
+def pytest(*arguments: str) -> Count:
+    "Run pytest. It has failed, too, if it found no test or ended badly without naming a test."
     report = OUT / "pytest.xml"
     report.unlink(missing_ok=True)
-    code = call(sys.executable, "-m", "pytest", "-q", f"--junitxml={report}").returncode
-    if code == 5:  # no tests yet
-        return []
-    if not report.exists():
-        return [False]
-    cases = [case for case in ET.parse(report).iter("testcase") if case.find("skipped") is None]
-    results = [case.find("failure") is None and case.find("error") is None for case in cases]
-    return results if code == 0 or False in results else [*results, False]
+    command = [sys.executable, "-m", "pytest", "-q", f"--junitxml={report}", *arguments]
+    code = call(*command).returncode  # 5: no tests
+    found = read_report(report) if report.exists() else Count()
+    if code and not found.failed: found.failed = 1
+    return found
 
 
 CHECKS = {
@@ -90,28 +122,32 @@ CHECKS = {
     "notebooks": notebooks,
     "pytest": pytest,
     "docs": lambda: succeeds(sys.executable, "tools/docs.py"),
+    "package without the dev extra": lambda: succeeds(sys.executable, "tools/plain_install.py"),
 }
 
 
 def main() -> int:
     OUT.mkdir(exist_ok=True)
-    before, results, failed = files(), [], []
+    before = files()
+    total = Count()
+    failed = []
     for name, check in CHECKS.items():
         print(f"== {name}", flush=True)
-        start, result = time.time(), check()
-        result = result if isinstance(result, list) else [result]
-        results += result
-        if not all(result):
-            failed.append(name)
+        start = time.time()
+        found = check()
+        if isinstance(found, bool): found = count([found])
+        if found.failed: failed.append(name)
+        total.add(found)
         print(f"   {time.time() - start:.0f} s", flush=True)
-    results.append(before == files())
-    if not results[-1]:
-        failed.append("the checks changed files of the project: see git status")
+    unchanged = before == files()
+    if not unchanged: failed.append("the checks changed files of the project: see git status")
+    total.add(count([unchanged]))
+    for reason, number in total.skipped.items():
+        print(f"{number} skipped: {reason}")
     for name in failed:
         print(f"FAILED: {name}")
-    count = f"{sum(results)} passed, {len(results) - sum(results)} failed"
-    (OUT / "checks.txt").write_text(count + "\n")
-    print(count)
+    (OUT / "checks.txt").write_text(f"{total}\n")
+    print(total)
     return int(bool(failed))
 
 
