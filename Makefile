@@ -10,18 +10,19 @@ READY := .venv/.ready
 .PHONY: help train test lab docs bench outputs results headline kills clean
 
 help:
-	@echo "make train  train: run nbs/320_final.ipynb; notebook, run folder and loss curve go to OUT=$(OUT)"
+	@echo "make train  run nbs/320_final.ipynb; notebook, run folder and loss curve go to OUT=$(OUT)"
 	@echo "            DATA=auto|tiny|shapes|PATH; auto takes Tiny-ImageNet where there is one, else drawn shapes"
 	@echo "make lab    open the walk in JupyterLab"
-	@echo "make test   every check: export, clean, ruff, notebooks, pytest, docs, README; counts them at the end"
+	@echo "make test   run every check and count them: export, clean, ruff, README, notebooks, pytest, docs,"
+	@echo "            and the plain package in a new environment"
 	@echo "make docs   build the site from nbs/ into _docs/"
-	@echo "make bench  print the project's timings on this machine"
-	@echo "make results  list the runs in nbs/runs with their evidence; make all tables and figures anew"
-	@echo "make headline  train ConvNeXt-T, ResNet-50 and Swin-T for 40 epochs (a GPU's work)"
-	@echo "make kills  kill a small training 20 times and compare its end, bit for bit"
-	@echo "make outputs  run the notebooks and keep what they show (ARGS=nbs/160_macro.ipynb: that one)"
-	@echo "make clean  remove what docs and tests left; .venv, out/ and data/ stay"
-	@echo "The first of them makes .venv: about 3 GB to download, 6 GB on disk (torch with CUDA, on Linux)."
+	@echo "make bench  time the library on this machine"
+	@echo "make results  list the runs in nbs/runs with their results; make all tables and figures again"
+	@echo "make headline  train ConvNeXt-T, ResNet-50 and Swin-T for 40 epochs (for a GPU)"
+	@echo "make kills  kill and resume a small training 20 times; its result must not change by a bit"
+	@echo "make outputs  run the notebooks and keep their outputs (ARGS=nbs/160_macro.ipynb: only that one)"
+	@echo "make clean  remove what docs and tests left behind; .venv, out/ and data/ stay"
+	@echo "The first target that you make builds .venv: 3 GB to download, 6 GB on disk (on Linux, torch with CUDA)."
 
 train: $(READY)
 	@$(BIN)/python tools/train.py --data "$(DATA)" --out "$(OUT)"

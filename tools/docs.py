@@ -32,7 +32,7 @@ def page(name: str) -> str:
 
 
 def process() -> None:
-    "nbdev's part, on copies whose exported code stays visible."
+    "Let nbdev process copies of the notebooks in which exported code stays visible."
     with tempfile.TemporaryDirectory() as copies:
         for source in NBS.glob("*.ipynb"):
             nb = nbformat.read(source, as_version=4)
@@ -44,7 +44,7 @@ def process() -> None:
 
 
 def markdown(text: str, meant: dict[str, str]) -> str:
-    "nbdev's links to symbols, links to chapters and Quarto's callouts in Sphinx's terms."
+    "Rewrite nbdev's links to names, links to chapters and Quarto's callouts for Sphinx."
     def symbol(match):
         name = match[1].removesuffix("()")
         if name.startswith("_") or name not in meant: return f"`{match[1]}`"
@@ -59,7 +59,7 @@ def markdown(text: str, meant: dict[str, str]) -> str:
 
 
 def api_entry(text: str, meant: dict[str, str]) -> str:
-    "What show_doc wrote, its link to the source below the heading."
+    "What show_doc wrote, with its link to the source moved below the heading."
     text = text.lstrip("- \n")
     text = re.sub(r"^(\[source\]\(.*?\))\{.*?\}\n+(#+ .*)", r"\2\n\n\1{.source}", text)
     return markdown(text, meant)
@@ -72,7 +72,7 @@ def only_imports(source: str) -> bool:
 
 
 def code_cell(cell, name: str, meant: dict[str, str]) -> None:
-    "Turn nbdev's and Quarto's directives into tags; keep widgets' text stand-ins off the page."
+    "Turn nbdev's and Quarto's directives into tags; replace widgets, which need Python, by a hint."
     options = {(k, v.strip("\"'")) for k, v in OPTION.findall(cell.source)}
     cell.source = OPTION.sub("", cell.source)
     tags = [tag for option, tag in TAGS.items() if option in options]

@@ -1,4 +1,4 @@
-"""Run notebooks and keep their outputs, without what changes at every run (make outputs)."""
+"""Run notebooks and keep their outputs, minus what changes on every run (make outputs)."""
 import sys
 import time
 from pathlib import Path
@@ -27,7 +27,7 @@ def steady(nb) -> None:
 
 
 def execute(path: Path) -> None:
-    "Run one notebook in its folder and write it back; an error is raised and nothing written."
+    "Run one notebook in its folder and write it back. If a cell fails, nothing is written."
     nb = nbformat.read(path, as_version=4)
     where = {"metadata": {"path": str(path.parent)}}
     NotebookClient(nb, timeout=None, kernel_name="python3", extra_arguments=["--log-level=40"],

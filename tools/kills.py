@@ -1,4 +1,4 @@
-"""Kill a training at 20 random moments, going on each time; compare its end (make kills)."""
+"""Kill a training at 20 random moments, resume it each time, compare its end (make kills)."""
 import argparse
 import random
 import signal
@@ -30,39 +30,49 @@ train.fit(recipe, shapes, sys.argv[1], "cpu", progress=False,
 
 
 def start(folder: Path) -> subprocess.Popen:
-    "A training in a process of its own, up to where it begins; state is saved every half second."
+    "Start a training in a process of its own; it saves its state every half second."
     process = subprocess.Popen([sys.executable, "-c", CODE, str(folder), "0.008"], cwd=ROOT,
                                stdout=subprocess.PIPE, text=True)
     process.stdout.readline()
     return process
 
 
+def equal(one: Path, other: Path, name: str) -> bool:
+    "Whether two run folders hold the same tensors under this name, bit for bit."
+    a = load_file(one / f"{name}.safetensors")
+    b = load_file(other / f"{name}.safetensors")
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random moments")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as root:
-        whole, killed, kills = Path(root) / "whole", Path(root) / "killed", 0
+        whole = Path(root) / "whole"
+        killed = Path(root) / "killed"
+        kills = 0
         begin = time.monotonic()
         if start(whole).wait():
             return 1
-        seconds, moments = time.monotonic() - begin, random.Random(args.seed)
+        seconds = time.monotonic() - begin
+        moments = random.Random(args.seed)
         print(f"undisturbed: {seconds:.0f} s")
         while True:
             process = start(killed)
+            patience = moments.uniform(0, seconds / 5) if kills < args.kills else None
             try:
-                if process.wait(moments.uniform(0, seconds / 5) if kills < args.kills else None):
+                if process.wait(patience):
                     return 1
-                break  # it has ended by itself
+                break  # it ended by itself
             except subprocess.TimeoutExpired:
                 process.send_signal(signal.SIGKILL)
                 process.wait()
                 kills += 1
                 done = runs.Run(killed).metrics if killed.exists() else []
                 print(f"kill {kills}: {len(done)} of 4 epochs done", flush=True)
-        same = all(torch.equal(a, b) for name in ("model", "ema") for a, b in zip(
-            *(load_file(f / f"{name}.safetensors").values() for f in (whole, killed)), strict=True))
+        same = equal(whole, killed, "model") and equal(whole, killed, "ema")
     print(f"{kills} kills, the end is {'bit for bit the same' if same else 'NOT the same'}")
     return 0 if same and kills == args.kills else 1
 

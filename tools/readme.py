@@ -1,4 +1,4 @@
-"""Write README.md from nbs/index.ipynb. With --check: only say whether the two are in step."""
+"""Write README.md from nbs/index.ipynb. With --check, only say whether they agree."""
 import os
 import re
 import sys
@@ -12,7 +12,7 @@ LINK = re.compile(r"""(\]\(|\b(?:src|href)=["'])(?![a-z]+:|\#|/)([^)\s"']+)""")
 
 
 def from_root(match) -> str:
-    "A link as seen from nbs/, rewritten as seen from the repository's root."
+    "Rewrite a link relative to nbs/ as one relative to the repository's root."
     path, hash_, anchor = match[2].partition("#")
     path = os.path.normpath(NBS / path)
     if not os.path.exists(path):
@@ -36,15 +36,17 @@ def output_text(output) -> str:
 
 
 def cell_text(cell) -> list[str]:
-    "The parts of README.md that come from one cell."
+    "What one cell adds to README.md."
     flags = set(re.findall(r"^#\|\s*([\w-]+(?::\s*\w+)?)", cell.source, re.M))
     if cell.cell_type == "raw" or flags & {"hide", "export", "exporti", "default_exp"}:
         return []
     if cell.cell_type == "markdown":
         return [LINK.sub(from_root, cell.source.strip())]
     source = re.sub(r"^#\|.*\n?", "", cell.source, flags=re.M).strip()
-    shown = source and not flags & {"echo: false", "hide_input"}
-    return [f"```python\n{source}\n```"] * bool(shown) + [output_text(o) for o in cell.outputs]
+    parts = [output_text(output) for output in cell.outputs]
+    if source and not flags & {"echo: false", "hide_input"}:
+        parts.insert(0, f"```python\n{source}\n```")
+    return parts
 
 
 def build() -> str:
@@ -55,9 +57,10 @@ def build() -> str:
 
 
 if __name__ == "__main__":
-    text, readme = build(), ROOT / "README.md"
+    text = build()
+    readme = ROOT / "README.md"
     if "--check" not in sys.argv:
         readme.write_text(text, encoding="utf-8")
         print(f"README.md written, {len(text.splitlines())} lines")
     elif not readme.exists() or readme.read_text(encoding="utf-8") != text:
-        sys.exit("README.md is out of step with nbs/index.ipynb: run python tools/readme.py")
+        sys.exit("README.md differs from what nbs/index.ipynb makes: run python tools/readme.py")

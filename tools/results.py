@@ -10,8 +10,9 @@ READS = re.compile(r'load\(\\"|seeded\(|trained\(|runs/|runs\.load')
 
 
 def line(run: runs.Run) -> str:
-    "A run in one line: what was trained on what, where, and what came out."
-    asked, e = run.recipe, run.evidence
+    "A run in one line: what was trained on which data, where, and the result."
+    asked = run.recipe
+    e = run.evidence
     what = f"{run.name:28} {asked['recipe']['model']:22} {asked['recipe']['epochs']:3} epochs "
     if not e:
         return what + f"unfinished, {len(run.metrics)} epochs done"

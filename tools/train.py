@@ -1,4 +1,4 @@
-"""Run nbs/320_final.ipynb from start to end and keep the executed copy (make train)."""
+"""Run nbs/320_final.ipynb from start to finish and keep the executed copy (make train)."""
 import argparse
 import asyncio
 import os
@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 class LiveClient(NotebookClient):
-    "Executes a notebook and repeats what its cells print, progress bars included, in the terminal."
+    "Executes a notebook and shows in the terminal what its cells print, progress bars included."
 
     def process_message(self, msg, cell, cell_index):
         if msg["msg_type"] == "stream":
@@ -26,11 +26,12 @@ class LiveClient(NotebookClient):
 
 
 def run(source: Path, target: Path) -> int:
-    "Execute `source` as it stands, write the result to `target`; returns the exit code."
+    "Execute `source` unchanged and write the result to `target`; returns the exit code."
     nb = nbformat.read(source, as_version=4)
     client = LiveClient(nb, timeout=None, kernel_name="python3", extra_arguments=["--log-level=40"],
                         coalesce_streams=True, resources={"metadata": {"path": str(source.parent)}})
-    code, error = 0, ""
+    code = 0
+    error = ""
     # In a thread, so that Ctrl-C interrupts the cell (and the notebook is kept), not the client.
     with ThreadPoolExecutor(1) as pool:
         job = pool.submit(client.execute)
@@ -43,9 +44,11 @@ def run(source: Path, target: Path) -> int:
         job.result()
     except CellExecutionError as err:
         interrupted = err.ename in ("KeyboardInterrupt", "Interrupted")
-        code, error = (130, "interrupted") if interrupted else (1, f"{err.ename}: {err.evalue}")
+        code = 130 if interrupted else 1
+        error = "interrupted" if interrupted else f"{err.ename}: {err.evalue}"
     except DeadKernelError:
-        code, error = 1, "its kernel died; too little memory is the usual reason"
+        code = 1
+        error = "its kernel died; the usual reason is too little memory"
     if error:
         print(f"\nThe notebook stopped: {error}", file=sys.stderr)
     nbformat.write(nb, target)
@@ -59,14 +62,15 @@ def main() -> int:
     args = parser.parse_args()
     if args.data not in ("auto", "tiny", "shapes"):
         if not Path(args.data).exists():
-            parser.error(f"DATA={args.data}: no such place; use auto, tiny, shapes or a folder")
+            parser.error(f"DATA={args.data} does not exist; use auto, tiny, shapes or a folder")
         args.data = str(Path(args.data).resolve())
     out = Path(args.out).resolve()
     if out in (ROOT, ROOT / "nbs", ROOT / "image"):
-        parser.error(f"OUT={args.out}: choose a folder of its own, such as out")
+        parser.error(f"OUT={args.out}: choose another folder, such as out")
     out.mkdir(parents=True, exist_ok=True)
     os.environ |= {"DATA": args.data, "OUT": str(out)}
-    source, target = ROOT / "nbs" / "320_final.ipynb", out / "320_final.ipynb"
+    source = ROOT / "nbs" / "320_final.ipynb"
+    target = out / source.name
     print(f"== Running {source.name} with DATA={args.data}; results go to {out}", flush=True)
     start = time.time()
     code = run(source, target)
