@@ -234,11 +234,10 @@ def data_facts(
     elif source.startswith("drawn by code"): kind = "shapes"
     elif about.get("name") == "Tiny-ImageNet": kind = "tiny-imagenet"
     else: kind = "other"
-    origin, changes = re.fullmatch(
-        r"(.*?)((?:; \d+ of \d+ classes|; val: \d+ training images a class)*)", source).groups()
-    held = re.findall(r"val: (\d+) training", changes)
-    old = dict(kind=kind, holdout=int(held[-1]) if held else None,
-               streamed=origin.endswith(", streamed"))
+    changes = re.search(  # what `select` and `hold_out` added at the end
+        r"(?:; \d+ of \d+ classes|; val: (\d+) training images a class)*\Z", source)
+    old = dict(kind=kind, holdout=int(changes[1]) if changes[1] else None,
+               streamed=source[:changes.start()].endswith(", streamed"))
     return {key: about.get(key, value) for key, value in old.items()}
 
 # %% ../nbs/220_images.ipynb #a9334987
