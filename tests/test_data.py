@@ -1,5 +1,6 @@
 """Own pictures, one word for all data, and the real Tiny-ImageNet where it is."""
 import io
+import json
 import random
 import shutil
 from functools import partial
@@ -124,6 +125,22 @@ def test_faults_of_own_pictures(fault, tmp_path, home):
 def test_no_folder(tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no folder .*gone"):
         data.ImageFolder(tmp_path / "gone")
+
+
+def test_folders_packed_before_kind_was_stored(tmp_path, home):
+    tiny = write_zip(tmp_path / "toy.zip", toy_files())
+    own = write_folder(tmp_path / "own", own_files())
+    def kinds():
+        return data.TinyImageNet(tiny, SMALL).kind, data.ImageFolder(own).kind
+    assert kinds() == ("tiny-imagenet", "folder")
+    for file in home.glob("*/meta.json"):
+        meta = json.loads(file.read_text())
+        assert meta.pop("kind") in kinds()
+        file.write_text(json.dumps(meta))
+    written = {file: file.stat().st_mtime_ns for file in home.glob("*/*.u8")}
+    assert kinds() == ("tiny-imagenet", "folder")
+    assert written == {file: file.stat().st_mtime_ns for file in home.glob("*/*.u8")}  # not again
+
 
 
 # one word for all of it
