@@ -4,21 +4,23 @@
 
 # %% auto #0
 __all__ = ['OPS', 'WORDS', 'crop_boxes', 'resized_crop', 'apply', 'randaugment', 'autoaugment', 'trivialaugment', 'erase', 'mix',
-           'check_words', 'images']
+           'check_words', 'augment_images']
 
 # %% ../nbs/230_augment.ipynb #271e1ba5
 import math
 
 import torch
 
-from .data import Preprocessing, crop_flip
+from .images import Preprocessing, crop_flip
 
 # %% ../nbs/230_augment.ipynb #75455f73
 def _attempts(n, h, w, area, ratio, most, generator):
     "Sides of `n` random boxes: of ten attempts the first that fits; and whether one did."
     def uniform(low, high): return torch.empty(n, 10).uniform_(low, high, generator=generator)
-    pixels, shape = h * w * uniform(*area), uniform(*map(math.log, ratio)).exp()
-    height, width = (pixels / shape).sqrt().round(), (pixels * shape).sqrt().round()
+    pixels = h * w * uniform(*area)
+    shape = uniform(*map(math.log, ratio)).exp()  # width / height
+    height = (pixels / shape).sqrt().round()
+    width = (pixels * shape).sqrt().round()
     fits = (height >= 1) & (height <= most[0]) & (width >= 1) & (width <= most[1])
     first = fits.byte().argmax(1, keepdim=True)
     return height.gather(1, first)[:, 0], width.gather(1, first)[:, 0], fits.any(1)
@@ -36,12 +38,13 @@ def crop_boxes(
     area: tuple = (0.08, 1.0),  # share of the image
     ratio: tuple = (3 / 4, 4 / 3),  # width / height
 ) -> torch.Tensor:  # top, height, left, width in pixels: (4, n), on the CPU
-    "Random boxes as torchvision's RandomResizedCrop draws them; the centre where none fits."
+    "Random boxes as torchvision's RandomResizedCrop draws them; the center where none fits."
     height, width, fits = _attempts(n, h, w, area, ratio, (h, w), generator)
     shape = min(max(w / h, ratio[0]), ratio[1])
     height = torch.where(fits, height, float(min(h, round(w / shape))))
     width = torch.where(fits, width, float(min(w, round(h * shape))))
-    top, left = _place(height, h, generator), _place(width, w, generator)
+    top = _place(height, h, generator)
+    left = _place(width, w, generator)
     top = torch.where(fits, top, ((h - height) / 2).floor())
     left = torch.where(fits, left, ((w - width) / 2).floor())
     return torch.stack([top, height, left, width])
@@ -51,16 +54,20 @@ def _cubic(t, a):
     "Keys' cubic kernel at distance `t` (pixels), with slope `a` at 1. It ends at 2."
     t = t.abs()
     near = (1 - t).clamp_(min=0).square_().mul_(2 * t + (1 + 4 * a))
-    return near.sub_((2 - t).clamp_(min=0).square_().mul_(1 - t), alpha=a)
+    far = (2 - t).clamp_(min=0).square_().mul_(1 - t)
+    return near.sub_(far, alpha=a)
 
 def _weights(start, length, n_in, n_out):
     "What each of `n_in` pixels adds to each of `n_out` that cover start..start + length."
-    start, length = start.view(-1, 1, 1), length.view(-1, 1, 1)
-    at = torch.arange(n_in, device=start.device) + 0.5
-    to = (torch.arange(n_out, device=start.device)[:, None] + 0.5) / n_out
-    low, high = torch.minimum(start, start + length), torch.maximum(start, start + length)
+    start = start.view(-1, 1, 1)
+    length = length.view(-1, 1, 1)
+    old = torch.arange(n_in, device=start.device) + 0.5  # centers of the pixels
+    share = (torch.arange(n_out, device=start.device)[:, None] + 0.5) / n_out
+    low = torch.minimum(start, start + length)
+    high = torch.maximum(start, start + length)
     stretch = ((high - low) / n_out).clamp(min=1)
-    weight = _cubic((at - start - to * length) / stretch, -0.5) * ((at > low) & (at < high))
+    weight = _cubic((old - start - share * length) / stretch, -0.5)
+    weight = weight * ((old > low) & (old < high))  # nothing from outside of the box
     return weight / weight.sum(2, keepdim=True)  # (B, n_out, n_in)
 
 # %% ../nbs/230_augment.ipynb #4f0beb6f
@@ -86,12 +93,13 @@ def resized_crop(
     "A random part of each image, resized. Source: torchvision's RandomResizedCrop, bicubic."
     top, height, left, width = crop_boxes(len(x), *x.shape[2:], generator)
     mirrored = torch.rand(len(x), generator=generator) < flip
-    left, width = torch.where(mirrored, left + width, left), torch.where(mirrored, -width, width)
-    box = torch.stack([top, height, left, width]).to(x.device, non_blocking=True)
+    start = torch.where(mirrored, left + width, left)
+    length = torch.where(mirrored, -width, width)
+    box = torch.stack([top, height, start, length]).to(x.device, non_blocking=True)
     return _resample(x, box, size)
 
 # %% ../nbs/230_augment.ipynb #44697e15
-def _grey(px):
+def _gray(px):
     "Brightness as Pillow rounds it, float (n, H, W)."
     r, g, b = px.float().unbind(-1)
     return (0.299 * r + 0.587 * g + 0.114 * b + 0.5).floor()
@@ -99,29 +107,34 @@ def _grey(px):
 def _blend(start, end, factor): return start + factor * (end - start)
 
 def _contrast(v, factor, px):
-    mean = (_grey(px).mean((1, 2)) + 0.5).floor().view(-1, 1, 1)
+    mean = (_gray(px).mean((1, 2)) + 0.5).floor().view(-1, 1, 1)
     return _blend(mean, v, factor)
 
 def _autocontrast(v, _, px):
-    low, high = (f(px.flatten(1, 2), 1).float()[..., None] for f in (torch.amin, torch.amax))
+    values = px.flatten(1, 2)  # (n, H * W, 3)
+    low = values.amin(1).float()[..., None]  # (n, 3, 1)
+    high = values.amax(1).float()[..., None]
     return torch.where(high > low, (v - low) * 255 / (high - low), v)
 
 # %% ../nbs/230_augment.ipynb #9b0e651c
 def _cells(px):
     "For each value its place among the n x 3 x 256 table cells of all images: int32, flat."
     n = len(px)
-    step = dict(dtype=torch.int32, device=px.device)
+    like = dict(dtype=torch.int32, device=px.device)
     at = px.view(n, -1).int()
-    at += torch.arange(0, 768, 256, **step).repeat(at.shape[1] // 3)
-    return (at.add_(torch.arange(0, 768 * n, 768, **step)[:, None])).flatten()
+    channels = torch.arange(0, 768, 256, **like)
+    at += channels.repeat(at.shape[1] // 3)
+    at += torch.arange(0, 768 * n, 768, **like)[:, None]  # images
+    return at.flatten()
 
 def _equalize(v, _, px):
-    n, at = len(px), _cells(px).long()
+    n = len(px)
+    at = _cells(px).long()
     one = torch.ones(1, dtype=torch.int32, device=px.device)
     count = torch.zeros(n * 768, dtype=torch.int32, device=px.device)
     count = count.scatter_add_(0, at, one.expand(len(at))).view(n, 3, 256)
-    last = count.gather(2, px.flatten(1, 2).amax(1).long()[..., None])  # of the highest level
-    step = (px[0, ..., 0].numel() - last) // 255
+    highest = px.flatten(1, 2).amax(1).long()[..., None]  # level: (n, 3, 1)
+    step = (px[0, ..., 0].numel() - count.gather(2, highest)) // 255
     lower = count.cumsum(2) - count
     return torch.where(step > 0, (lower + step // 2) // step.clamp(min=1), v)
 
@@ -141,16 +154,16 @@ def _lookup(px, tables):
 
 # %% ../nbs/230_augment.ipynb #467c66b0
 def _color(px, factor):
-    grey = _grey(px)[..., None].expand(px.shape).contiguous()
-    return _bytes(_blend(grey, px.float(), factor))
+    gray = _gray(px)[..., None].expand(px.shape).contiguous()
+    return _bytes(_blend(gray, px.float(), factor))
 
 def _sharpness(px, factor):
-    "Pillow's SMOOTH filter: centre 5, neighbours 1, over 13; the border stays."
+    "Pillow's SMOOTH filter: center 5, neighbors 1, over 13; the border stays."
     px = px.float()
     rows = px[:, :-2] + px[:, 1:-1] + px[:, 2:]
     nine = rows[:, :, :-2] + rows[:, :, 1:-1] + rows[:, :, 2:]
     smooth = px.clone()
-    inner = smooth[:, 1:-1, 1:-1]
+    inner = smooth[:, 1:-1, 1:-1]  # a view: what follows writes into `smooth`
     inner.mul_(4).add_(nine).div_(13).add_(0.5).floor_()
     return _bytes(_blend(smooth, px, factor))
 
@@ -162,13 +175,14 @@ def _matrices(op, value, h, w):
     "Old x = a x + b y + c, old y = d x + e y + f, from the corner, in pixels: a to f, (6, n)."
     def only(name): return torch.where(op == OPS.index(name), value, 0.0)
     angle = only("rotate").deg2rad()
-    cos, sin = angle.cos(), angle.sin()
+    cos = angle.cos()
+    sin = angle.sin()
     c = only("translate_x") + w / 2 * (1 - cos) + h / 2 * sin
     f = only("translate_y") + h / 2 * (1 - cos) - w / 2 * sin
     return torch.stack([cos, only("shear_x") - sin, c, only("shear_y") + sin, cos, f])
 
 # %% ../nbs/230_augment.ipynb #55e267fa
-def _neighbours(at, size, cubic):
+def _neighbors(at, size, cubic):
     "Indices of the pixels that a place reads along one axis, and their weights: (1 or 4, n, H, W)."
     if not cubic: return at.floor().clamp_(0, size - 1).int()[None], None
     at = at - 0.5
@@ -179,60 +193,77 @@ def _neighbours(at, size, cubic):
 # %% ../nbs/230_augment.ipynb #58c6a06e
 def _warp(px, matrix, fill, cubic_y, cubic_x):
     "Images (n, H, W, 3) read where `matrix` (6, n) says; `fill` where that is outside."
-    n, h, w, chans = px.shape
-    dev = px.device
+    n, h, w, channels = px.shape
+    device = px.device
     a, b, c, d, e, f = matrix.view(6, n, 1, 1)
-    x, y = torch.arange(w, device=dev) + 0.5, torch.arange(h, device=dev)[:, None] + 0.5
-    x, y = a * x + b * y + c, d * x + e * y + f  # (n, H, W)
+    new_x = torch.arange(w, device=device) + 0.5
+    new_y = torch.arange(h, device=device)[:, None] + 0.5
+    x = a * new_x + b * new_y + c  # where to read: (n, H, W)
+    y = d * new_x + e * new_y + f
     inside = (x >= 0) & (x < w) & (y >= 0) & (y < h)
-    columns, weight_x = _neighbours(x, w, cubic_x)
-    rows, weight_y = _neighbours(y, h, cubic_y)
-    rows = rows * w + torch.arange(0, n * h * w, h * w, dtype=torch.int32, device=dev).view(n, 1, 1)
-    planes = px.permute(3, 0, 1, 2).contiguous().view(chans, -1).float()
-    out = torch.zeros(chans, n, h, w, device=dev)
+    columns, weight_x = _neighbors(x, w, cubic_x)  # (1 or 4, n, H, W)
+    rows, weight_y = _neighbors(y, h, cubic_y)
+    first = torch.arange(0, n * h * w, h * w, dtype=torch.int32, device=device)
+    rows = rows * w + first.view(n, 1, 1)
+    planes = px.permute(3, 0, 1, 2).contiguous().view(channels, -1).float()
+    out = torch.zeros(channels, n, h, w, device=device)
     for k in range(len(rows)):
-        read = planes.index_select(1, (rows[k] + columns).flatten()).view(chans, -1, n, h, w)
+        read = planes.index_select(1, (rows[k] + columns).flatten()).view(channels, -1, n, h, w)
         row = read[:, 0] if weight_x is None else read.mul_(weight_x).sum(1)
         out = row if weight_y is None else out.addcmul_(row, weight_y[k])
-    out = torch.where(inside, out, fill.view(chans, 1, 1, 1))
+    out = torch.where(inside, out, fill.view(channels, 1, 1, 1))
     return _bytes(out).permute(1, 2, 3, 0)
 
 # %% ../nbs/230_augment.ipynb #0ee1d9a1
+def _apply_tables(px, slices, argument):
+    "The eight operations that are tables; writes into `px`."
+    levels = torch.arange(256.0, device=px.device)
+    tables = []
+    for name, table_of in _TABLES.items():
+        some = px[slices[name]]
+        if len(some):
+            table = table_of(levels, argument[slices[name], 0], some)
+            tables.append(table.expand(len(some), 3, 256))
+    if tables:
+        some = px[slices["autocontrast"].start:slices["contrast"].stop]
+        some.copy_(_lookup(some, _bytes(torch.cat(tables))))
+
+def _apply_warps(px, slices, matrix, fill, cubic):
+    "The five operations that move pixels; `matrix` (6, n) is for all of them; writes into `px`."
+    begin = slices["rotate"].start
+    for first, last, along_y, along_x in (("rotate", "rotate", True, True),
+                                          ("shear_x", "translate_x", False, True),
+                                          ("shear_y", "translate_y", True, False)):
+        start, stop = slices[first].start, slices[last].stop
+        if start == stop: continue
+        some = px[start:stop]
+        six = matrix[:, start - begin:stop - begin]
+        some.copy_(_warp(some, six, fill, cubic and along_y, cubic and along_x))
+
+# %% ../nbs/230_augment.ipynb #5e0c1b7a
 def apply(
     x: torch.Tensor,  # uint8 (B, 3, H, W)
     op: torch.Tensor,  # int64 (B,), on the CPU: places in OPS; -1: nothing
     value: torch.Tensor,  # (B,), on the CPU: the argument (degrees, pixels, factor, level, bits)
-    fill: tuple = (0, 0, 0),  # colour outside the picture
+    fill: tuple = (0, 0, 0),  # color outside the picture
     cubic: bool = False,  # interpolation of rotate, shear, translate; False: nearest
 ) -> torch.Tensor:  # a new uint8 (B, 3, H, W), channels last
     "One operation for each image. Source: Pillow's operations, as timm and torchvision call them."
+    def send(t): return t.to(x.device, non_blocking=True)
     order = op.argsort()  # images with the same operation lie side by side
     op, value = op[order], value[order]
     starts = torch.searchsorted(op, torch.arange(len(OPS) + 1)).tolist()
-    def send(t): return t.to(x.device, non_blocking=True)
-    def those(first, last): return slice(starts[OPS.index(first)], starts[OPS.index(last) + 1])
+    slices = {name: slice(starts[i], starts[i + 1]) for i, name in enumerate(OPS)}
     px = x.permute(0, 2, 3, 1).index_select(0, send(order))  # (B, H, W, 3)
     argument = send(value).view(-1, 1, 1, 1)
-    levels, tables = torch.arange(256.0, device=x.device), []
-    for name, f in _TABLES.items():
-        some = px[those(name, name)]
-        if len(some):
-            table = f(levels, argument[those(name, name), 0], some)
-            tables.append(table.expand(len(some), 3, 256))
-    if tables:
-        some = px[those("autocontrast", "contrast")]
-        some.copy_(_lookup(some, _bytes(torch.cat(tables))))
-    for name, f in (("color", _color), ("sharpness", _sharpness)):
-        some = px[those(name, name)]
-        if len(some): some.copy_(f(some, argument[those(name, name)]))
-    warped = those("rotate", "translate_y")
+    _apply_tables(px, slices, argument)
+    for name, change in (("color", _color), ("sharpness", _sharpness)):
+        some = px[slices[name]]
+        if len(some): some.copy_(change(some, argument[slices[name]]))
+    warped = slice(slices["rotate"].start, slices["translate_y"].stop)
     matrix = send(_matrices(op[warped], value[warped], *x.shape[2:]))
     fill = send(torch.tensor(fill, dtype=torch.float32))
-    for axes, first, last in (("yx", "rotate", "rotate"), ("x", "shear_x", "translate_x"),
-                              ("y", "shear_y", "translate_y")):
-        at = those(first, last)
-        six = matrix[:, at.start - warped.start:at.stop - warped.start]
-        if six.numel(): px[at] = _warp(px[at], six, fill, *(cubic and k in axes for k in "yx"))
+    _apply_warps(px, slices, matrix, fill, cubic)
     return px.index_select(0, send(order.argsort())).permute(0, 3, 1, 2)
 
 # %% ../nbs/230_augment.ipynb #ee801d88
@@ -247,20 +278,21 @@ def _argument(op, magnitude, generator):
 
 def _timm_magnitudes(level, h, w):
     "timm's `increasing` magnitudes at a level (n,) in 0..1, for all operations: (15, n)."
-    steep = dict(rotate=30.0, shear_x=0.3, shear_y=0.3, translate_x=0.45 * w, translate_y=0.45 * h,
-                 **dict.fromkeys(_BLENDS, 0.9))
+    slopes = dict(rotate=30.0, shear_x=0.3, shear_y=0.3, translate_x=0.45 * w,
+                  translate_y=0.45 * h, **dict.fromkeys(_BLENDS, 0.9))
     steps = dict(posterize=4 - (4 * level).floor(), solarize=256 - (256 * level).floor(),
                  solarize_add=(110 * level).floor())
-    return torch.stack([steps.get(name, steep.get(name, 0.0) * level) for name in OPS])
+    return torch.stack([steps.get(name, slopes.get(name, 0.0) * level) for name in OPS])
 
 # %% ../nbs/230_augment.ipynb #2dfc7e9a
 def randaugment(
     x: torch.Tensor,  # uint8 (B, 3, H, W)
     generator: torch.Generator | None = None,
-    magnitude: float = 9,  # of 10, with a normal noise of 0.5
+    magnitude: float = 9,  # of 10, with normal noise of 0.5
 ) -> torch.Tensor:  # uint8 (B, 3, H, W), channels last
     "Two random operations an image: timm's rand-m9-mstd0.5-inc1, bicubic. Source: paper, Table 5."
-    n, fill = len(x), tuple(round(255 * m) for m in Preprocessing().mean)
+    n = len(x)
+    fill = tuple(round(255 * m) for m in Preprocessing().mean)
     for _ in range(2):
         op = torch.randint(len(OPS), (n,), generator=generator)
         noise = torch.randn(n, generator=generator) / 2
@@ -294,6 +326,7 @@ shear_x .6 5 equalize 1 0       | color .4 0 equalize .6 0        | equalize .4 
 solarize .6 5 autocontrast .6 0 | invert .6 0 equalize 1 0        | color .6 4 contrast 1 8
 equalize .8 0 equalize .6 0'''.replace("\n", "|").split("|") if pair.strip()]
 
+# %% ../nbs/230_augment.ipynb #6a2d90c4
 def autoaugment(
     x: torch.Tensor,  # uint8 (B, 3, H, W)
     generator: torch.Generator | None = None,
@@ -301,9 +334,10 @@ def autoaugment(
     "A random one of 25 pairs an image: torchvision's AutoAugment, ImageNet policy, nearest pixel."
     magnitudes = _torchvision_magnitudes(10, 0.3, 150 / 331 * x.shape[-1], 30.0, 0.9, 4)
     pair = torch.randint(len(_PAIRS), (len(x),), generator=generator)
-    for k in (0, 3):
-        op, chance, step = (torch.tensor(column)[pair] for column in zip(
-            *((OPS.index(p[k]), float(p[k + 1]), int(p[k + 2])) for p in _PAIRS)))
+    for k in (0, 3):  # where an operation begins in a pair
+        op = torch.tensor([OPS.index(p[k]) for p in _PAIRS])[pair]
+        chance = torch.tensor([float(p[k + 1]) for p in _PAIRS])[pair]
+        step = torch.tensor([int(p[k + 2]) for p in _PAIRS])[pair]
         value = _argument(op, magnitudes[op, step], generator)
         skip = torch.rand(len(x), generator=generator) > chance
         x = apply(x, op.where(~skip, -1), value)
@@ -318,7 +352,8 @@ def trivialaugment(
     generator: torch.Generator | None = None,
 ) -> torch.Tensor:  # uint8 (B, 3, H, W), channels last
     "One random operation an image, any strength: torchvision's TrivialAugmentWide, nearest pixel."
-    n, magnitudes = len(x), _torchvision_magnitudes(31, 0.99, 32.0, 135.0, 0.99, 6)
+    n = len(x)
+    magnitudes = _torchvision_magnitudes(31, 0.99, 32.0, 135.0, 0.99, 6)
     op = _TRIVIAL[torch.randint(len(_TRIVIAL), (n,), generator=generator)]
     strength = magnitudes[op, torch.randint(31, (n,), generator=generator)]
     return apply(x, op, _argument(op, strength, generator))
@@ -327,11 +362,12 @@ def trivialaugment(
 def _inside(box, h, w):
     "True in the box of each image; box is top, height, left, width, (4, n): (n, H, W)."
     top, height, left, width = box.view(4, -1, 1, 1)
-    y, x = torch.arange(h, device=box.device)[:, None], torch.arange(w, device=box.device)
+    y = torch.arange(h, device=box.device)[:, None]
+    x = torch.arange(w, device=box.device)
     return (y >= top) & (y < top + height) & (x >= left) & (x < left + width)
 
 def erase(
-    x: torch.Tensor,  # normalised floats (B, C, H, W); overwritten
+    x: torch.Tensor,  # normalized floats (B, C, H, W); overwritten
     p: float,  # probability, for each image
     generator: torch.Generator | None = None,
 ) -> torch.Tensor:  # x itself
@@ -340,10 +376,12 @@ def erase(
     chosen = torch.rand(n, generator=generator) < p
     height, width, fits = _attempts(n, h, w, (0.02, 1 / 3), (0.3, 1 / 0.3), (h - 1, w - 1),
                                     generator)
-    box = [_place(height, h, generator), height, _place(width, w, generator), width]
+    top = _place(height, h, generator)
+    left = _place(width, w, generator)
     seed = int(torch.randint(2 ** 62, (), generator=generator))
     at = (chosen & fits).nonzero()[:, 0]
-    box, at = (t.to(x.device, non_blocking=True) for t in (torch.stack(box)[:, at], at))
+    box = torch.stack([top, height, left, width])[:, at].to(x.device, non_blocking=True)
+    at = at.to(x.device, non_blocking=True)
     px = x.permute(0, 2, 3, 1)  # (B, H, W, C)
     some = px.index_select(0, at)
     noise = torch.empty_like(some).normal_(generator=torch.Generator(x.device).manual_seed(seed))
@@ -351,21 +389,27 @@ def erase(
     return x
 
 # %% ../nbs/230_augment.ipynb #ca82daca
+def _beta(n, alpha, generator):
+    "`n` numbers of the distribution Beta(alpha, alpha); torch.distributions takes no generator."
+    both = torch.full((n, 2), float(alpha or 1), dtype=torch.float64)
+    return torch._sample_dirichlet(both, generator=generator)[:, 0].float()
+
 def _shares(n, h, w, mixup, cutmix, generator):
     "Boxes (4, n) of the partner, weight (n,) outside of them, and the label's share lam (n,)."
-    def beta(alpha):  # torch.distributions.Beta calls the same, but takes no generator
-        both = torch.full((n, 2), float(alpha or 1), dtype=torch.float64)
-        return torch._sample_dirichlet(both, generator=generator)[:, 0].float()
-    fade, cut = beta(mixup), beta(cutmix)
+    fade = _beta(n, mixup, generator)
+    cut = _beta(n, cutmix, generator)
     chance = 0.5 if mixup and cutmix else float(cutmix > 0)
     cutting = torch.rand(n, generator=generator) < chance
-    side, box = torch.where(cutting, 1 - cut, 0).sqrt(), []
+    side = torch.where(cutting, 1 - cut, 0).sqrt()
+    box = []
     for size in (h, w):
         length = (size * side).floor()
-        centre = (torch.rand(n, generator=generator) * size).floor()
-        start = (centre - (length / 2).floor()).clamp(0, size)
-        box += [start, (centre + ((length + 1) / 2).floor()).clamp(0, size) - start]
-    lam = torch.where(cutting, 1 - box[1] * box[3] / (h * w), fade if mixup else 1.0)
+        center = (torch.rand(n, generator=generator) * size).floor()
+        start = (center - (length / 2).floor()).clamp(0, size)
+        end = (center + ((length + 1) / 2).floor()).clamp(0, size)
+        box += [start, end - start]
+    pasted = box[1] * box[3] / (h * w)
+    lam = torch.where(cutting, 1 - pasted, fade if mixup else 1.0)
     return torch.stack(box), torch.where(cutting, 1.0, lam), lam
 
 # %% ../nbs/230_augment.ipynb #b139370c
@@ -386,8 +430,9 @@ def mix(
     box, outside, lam = _shares(n if per_sample else 1, h, w, mixup, cutmix, generator)
     sent = torch.cat([box, outside[None], lam[None]]).to(x.device, non_blocking=True)
     box, outside, lam = sent[:4], sent[4], sent[5]
-    keep = torch.where(_inside(box, h, w), 0.0, outside.view(-1, 1, 1)).to(x.dtype)[:, None]
-    keep = keep.expand(n, c, h, w).contiguous(memory_format=torch.channels_last)
+    keep = torch.where(_inside(box, h, w), 0.0, outside.view(-1, 1, 1))  # share of the first
+    keep = keep.to(x.dtype)[:, None].expand(n, c, h, w)
+    keep = keep.contiguous(memory_format=torch.channels_last)
     low = smoothing / num_classes
     target = torch.full((n, num_classes), low, device=x.device)
     target.scatter_(1, y[:, None], 1 - smoothing + low)
@@ -411,8 +456,8 @@ def check_words(
     return words
 
 # %% ../nbs/230_augment.ipynb #719995a3
-def images(
-    x: torch.Tensor,  # uint8 (B, 3, H, W), channels last: what `data.batches` yields
+def augment_images(
+    x: torch.Tensor,  # uint8 (B, 3, H, W), channels last: what `images.batches` yields
     words: tuple[str, ...],  # from `check_words`
     generator: torch.Generator | None = None,  # on the CPU; default: torch's global one
     magnitude: float = 9,  # of randaugment
@@ -424,7 +469,7 @@ def images(
     if x.dtype != torch.uint8: raise ValueError(f"images must be uint8, got {x.dtype}")
     if isinstance(words, str): words = check_words(words)
     target = (size, size) if size else tuple(x.shape[2:])
-    flip = 0.5 * ("flip" in words)
+    flip = 0.5 if "flip" in words else 0.0
     if "resized_crop" in words: x = resized_crop(x, target, generator, flip)
     elif "crop" in words: x = crop_flip(x, generator, flip=flip)
     elif flip: x = crop_flip(x, generator, padding=0)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['plain_errors', 'command', 'cnx_data', 'load_data', 'described', 'cnx_train', 'settle', 'other_network', 'preset',
-           'parsed', 'report', 'cnx_eval', 'restored', 'source_of', 'fitting', 'split_of', 'measure', 'report_eval',
+           'parsed', 'report', 'cnx_eval', 'restored', 'facts_of', 'fitting', 'split_of', 'measure', 'report_eval',
            'readable', 'cnx_predict', 'list_pictures', 'predicted', 'report_predict']
 
 # %% ../nbs/430_cli.ipynb #105e5cb4
@@ -104,7 +104,7 @@ def cnx_train(
 ):
     "Train a network and leave a run folder: recipe, a line of metrics an epoch, evidence, weights."
     with plain_errors():
-        dataset = folders.ImageFolder(data, stream) if stream else load_data(data, quiet=json)
+        dataset = folders.StreamedFolder(data, stream) if stream else load_data(data, quiet=json)
         chosen, dataset = settle(recipe, dataset, classes, holdout, device)
         if epochs: chosen = chosen.lasting(epochs)
         options = {k: v for k, v in dict(model=model, lr=lr, seed=seed).items() if v}
@@ -123,7 +123,7 @@ def settle(recipe, dataset, classes, holdout, device):
     if recipe == "auto" and not classes: chosen, dataset = train.plan(dataset, device or None)
     else: chosen = preset("pocket" if recipe == "auto" else recipe)
     if classes: dataset = dataset.select(classes)
-    return chosen, dataset.holdout(holdout) if holdout else dataset
+    return chosen, dataset.hold_out(holdout) if holdout else dataset
 
 _SHARED = {  # what a network of this name takes over from the recipe's; the first that fits
     "convnextv2": "drop_path stem_stride", "convnext_isotropic": "drop_path",
@@ -186,16 +186,16 @@ def restored(run: str) -> dict:
     if (Path(run) / "ema.safetensors").exists(): nets["ema"] = evaluation.restore(run, ema=True)
     return nets
 
-def source_of(run: str) -> str:
-    "What a run says of its data; nothing if `run` is no run but a file."
-    try: return runs.load(run).recipe["data"]["source"]
-    except FileNotFoundError: return ""
+def facts_of(run: str) -> dict:
+    "What `data.data_facts` says of a run's data, or of nothing if `run` is no run but a file."
+    try: return data.data_facts(runs.load(run).recipe["data"])
+    except FileNotFoundError: return data.data_facts({})
 
 def fitting(word: str, run: str, pre, classes: tuple[str, ...], quiet=False) -> data.Dataset:
     "The data set of that name, read as the run read it, with the network's classes in its order."
     if word == "auto" and set(classes) <= set(data.SHAPES): word = "shapes"
-    streamed = source_of(run).endswith(folders.STREAMED)
-    dataset = folders.ImageFolder(word, pre.size, pre.crop) if streamed else load_data(word, quiet)
+    if facts_of(run)["streamed"]: dataset = folders.StreamedFolder(word, pre.size, pre.crop)
+    else: dataset = load_data(word, quiet)
     lacking = [c for c in classes if c not in dataset.classes]
     if lacking:
         raise ValueError(f"{dataset.name} lacks {len(lacking)} of the network's {len(classes)} "
@@ -205,8 +205,8 @@ def fitting(word: str, run: str, pre, classes: tuple[str, ...], quiet=False) -> 
 
 def split_of(dataset: data.Dataset, part: str, run: str) -> tuple[data.Split, data.Split | None]:
     "The images to measure, and those that the run learned from (None if they are the same)."
-    held = re.search(r"val: (\d+) training images a class", source_of(run))
-    few = dataset.holdout(int(held[1])) if held else dataset
+    held = facts_of(run)["holdout"]
+    few = dataset.hold_out(held) if held else dataset
     if part == "holdout" and not held:
         raise ValueError(f"{run} learned from all training images, nothing was held out; train "
                          "with cnx_train --holdout 25 for choices")
@@ -272,7 +272,7 @@ def list_pictures(words: list[str]) -> list[Path]:
     found = []
     for path in map(Path, [words] if isinstance(words, str) else words):
         if not path.exists(): raise FileNotFoundError(f"there is no picture {path}")
-        inside = [p for p in sorted(path.rglob("*")) if p.suffix.lower() in data.PICTURES]
+        inside = [p for p in sorted(path.rglob("*")) if data.is_picture(p)]
         if path.is_dir() and not inside:
             raise FileNotFoundError(f"no picture in {path}; known are {' '.join(data.PICTURES)}")
         found += inside if path.is_dir() else [path]
@@ -280,10 +280,10 @@ def list_pictures(words: list[str]) -> list[Path]:
 
 def predicted(net, paths, preprocessing, classes, top):
     "Path and likeliest classes of each picture; one that cannot be read is told on stderr."
-    whole = replace(preprocessing, crop=1.0)  # `fit` cuts only once
+    whole = replace(preprocessing, crop=1.0)  # `resize_and_crop` cuts only once
     for path in paths:
         try:
-            with Image.open(path) as picture: fitted = data.fit(picture, preprocessing)
+            with Image.open(path) as picture: fitted = data.resize_and_crop(picture, preprocessing)
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as e:
             print(f"error: {path} is no picture that can be read ({e}); give a JPEG or PNG",
                   file=sys.stderr)

@@ -255,8 +255,8 @@ def classify(
     "For each picture the likeliest classes with their probabilities (0 to 1), likeliest first."
     if not 1 <= top <= len(classes): raise ValueError(f"top {top}: 1 to {len(classes)} classes")
     side = preprocessing.size
-    pixels = [torch.frombuffer(bytearray(data.fit(p, preprocessing).tobytes()), dtype=torch.uint8)
-              for p in pictures]
+    fitted = [data.resize_and_crop(p, preprocessing).tobytes() for p in pictures]
+    pixels = [torch.frombuffer(bytearray(f), dtype=torch.uint8) for f in fitted]
     split = Split(torch.stack(pixels).view(-1, side, side, 3), torch.zeros(len(pixels)).long())
     best = predict(model, split, preprocessing).softmax(1).topk(top)
     return [[(classes[i], p) for i, p in zip(at, ps)]

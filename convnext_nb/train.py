@@ -178,7 +178,7 @@ def prepare(
     if crops_as_it_reads(recipe, dataset.train):
         words = [w for w in words if w != "resized_crop"]
     size = recipe.size_at(epoch)
-    x = augment.images(x, words or ["none"], generator, recipe.magnitude, size)
+    x = augment.augment_images(x, words or ["none"], generator, recipe.magnitude, size)
     x = data.to_float(x, dataset.preprocessing)
     if recipe.erasing: x = augment.erase(x, recipe.erasing, generator)
     if not recipe.mixes(epoch): return x, y
@@ -391,9 +391,10 @@ def go_on(job: Job, run: runs.Run):
     ValueError if that run cannot go on with this job, or if processes see different states."""
     checkpoint, asked = run.folder / "checkpoint.pt", describe(job.recipe, job.dataset)
     if checkpoint.exists():
-        if run.recipe["data"] != asked["data"]:
+        stored = run.recipe["data"]
+        if stored | data.data_facts(stored) != asked["data"]:
             raise ValueError(f"{run.folder} holds a run on other data "
-                             f"({run.recipe['data']['source']}); use another folder, or delete it")
+                             f"({stored['source']}); use another folder, or delete it")
         load_checkpoint(checkpoint, job)
     elif run.evidence or len(run.metrics) > 1:  # one line: it ended before its first save
         raise ValueError(f"{run.folder} holds a run without its checkpoint.pt, which cannot go on; "
@@ -484,7 +485,8 @@ def fixed_subset(split: Split, n: int) -> Split:
 def describe(recipe: Recipe, dataset: Dataset) -> dict:
     "What `recipe.json` holds: the recipe, and all about the data that a network must remember."
     return dict(recipe=recipe.to_dict(), data=dict(
-        name=dataset.name, source=dataset.source, classes=list(dataset.classes),
+        name=dataset.name, source=dataset.source, kind=dataset.kind, holdout=dataset.holdout,
+        streamed=dataset.streamed, classes=list(dataset.classes),
         train_images=len(dataset.train), val_images=len(dataset.val),
         preprocessing=dataset.preprocessing.to_dict()))
 
@@ -496,11 +498,10 @@ def plan(
     "Recipe for this machine and the part of the data to use."
     if (device or best_device()) == "cuda" and len(dataset.train) >= 20_000:
         return PRESETS["brief" if dataset.preprocessing.size > 96 else "tiny_fast"], dataset
-    if dataset.name == "Tiny-ImageNet" and len(dataset.classes) > 20: dataset = dataset.select(20)
+    if dataset.kind == "tiny-imagenet" and len(dataset.classes) > 20: dataset = dataset.select(20)
     few = replace(dataset, train=fixed_subset(dataset.train, 10_000),
                   val=fixed_subset(dataset.val, 2_000))
-    own = dataset.source.startswith("pictures in the folder")
-    return PRESETS["finetune" if own else "pocket"], few
+    return PRESETS["finetune" if dataset.kind == "folder" else "pocket"], few
 
 # %% ../nbs/280_train.ipynb #6d9616d1
 def measure(job: Job, model: nn.Module, split: Split) -> dict[str, float]:

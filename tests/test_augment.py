@@ -151,7 +151,7 @@ def test_resized_crops_are_torchvisions(x, size):
 
 @pytest.mark.parametrize("size", [32, 48, 64, 96])
 def test_size_without_a_crop(x, size):
-    out = augment.images(x, ("none",), seeded(), size=size)
+    out = augment.augment_images(x, ("none",), seeded(), size=size)
     theirs = TF.resize(x, [size, size], interpolation=T.InterpolationMode.BICUBIC)
     assert levels(out, theirs).max() <= 1 and out.is_contiguous(memory_format=torch.channels_last)
 
@@ -396,31 +396,31 @@ def test_batch_mode_has_one_share():
 @pytest.mark.parametrize("text", RECIPES)
 def test_images(x, text):
     before, words = x.clone(), augment.check_words(text)
-    out = augment.images(x, words, seeded())
+    out = augment.augment_images(x, words, seeded())
     assert torch.equal(x, before)
     assert (out.shape, out.dtype) == (x.shape, torch.uint8)
     assert out.is_contiguous(memory_format=torch.channels_last)
-    assert torch.equal(out, augment.images(x, text, seeded()))   # the seed decides
-    assert torch.equal(out, augment.images(x.contiguous(), words, seeded()))
-    assert text == "none" or not torch.equal(out, augment.images(x, words, seeded(1)))
-    assert augment.images(x, words, seeded(), size=40).shape == (64, 3, 40, 40)
+    assert torch.equal(out, augment.augment_images(x, text, seeded()))   # the seed decides
+    assert torch.equal(out, augment.augment_images(x.contiguous(), words, seeded()))
+    assert text == "none" or not torch.equal(out, augment.augment_images(x, words, seeded(1)))
+    assert augment.augment_images(x, words, seeded(), size=40).shape == (64, 3, 40, 40)
 
 
 def test_crop_and_flip_are_those_of_data(x):
-    ours = augment.images(x, ("crop", "flip"), seeded())
+    ours = augment.augment_images(x, ("crop", "flip"), seeded())
     assert torch.equal(ours, data.crop_flip(x, seeded()))
-    assert torch.equal(augment.images(x, ("none",), seeded()), x)
-    upright = augment.images(x, ("crop",), seeded())
+    assert torch.equal(augment.augment_images(x, ("none",), seeded()), x)
+    upright = augment.augment_images(x, ("crop",), seeded())
     mirrored = (upright != ours).flatten(1).any(1)
     assert 16 < mirrored.sum() < 48   # the same shifts, without the flips
-    flipped = augment.images(x, ("flip",), seeded())
+    flipped = augment.augment_images(x, ("flip",), seeded())
     same = (flipped == x).flatten(1).all(1)
     assert torch.equal(flipped[~same], x.flip(3)[~same]) and 16 < same.sum() < 48
 
 
 def test_resized_crop_flips_half(x):
-    plain = augment.images(x, ("resized_crop",), seeded())
-    out = augment.images(x, ("resized_crop", "flip"), seeded())
+    plain = augment.augment_images(x, ("resized_crop",), seeded())
+    out = augment.augment_images(x, ("resized_crop", "flip"), seeded())
     mirrored = (levels(out, plain.flip(3)).flatten(1).amax(1) <= 1)
     assert (mirrored | (out == plain).flatten(1).all(1)).all()
     assert 16 < mirrored.sum() < 48
@@ -429,7 +429,7 @@ def test_resized_crop_flips_half(x):
 @pytest.mark.parametrize("text", RECIPES)
 def test_the_device_is_never_asked(x, text):
     "Tensors on the device `meta` have no values, so a look at one would be an error."
-    out = augment.images(x.to("meta"), augment.check_words(text), seeded(), size=48)
+    out = augment.augment_images(x.to("meta"), augment.check_words(text), seeded(), size=48)
     assert out.device.type == "meta" and out.shape == (64, 3, 48, 48)
     floats, y = torch.empty(8, 3, 48, 48, device="meta"), torch.empty(8, device="meta").long()
     mixed, target = augment.mix(floats, y, 10, 0.8, 1.0, seeded())
@@ -439,11 +439,11 @@ def test_the_device_is_never_asked(x, text):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_the_gpu_does_the_same_without_waiting(x):
     words = ("resized_crop", "flip", "randaugment")
-    here, there = augment.images(x, words, seeded()), x.cuda()
+    here, there = augment.augment_images(x, words, seeded()), x.cuda()
     y = torch.arange(len(x), device="cuda") % 10
     torch.cuda.set_sync_debug_mode("error")
     try:
-        out = augment.images(there, words, seeded())
+        out = augment.augment_images(there, words, seeded())
         floats = out.float()
         augment.mix(augment.erase(floats, 0.25, seeded()), y, 10, 0.8, 1.0, seeded())
     finally:
@@ -463,7 +463,7 @@ def test_words_that_do_not_fit(text, says):
 
 def test_floats_are_refused(x):
     with pytest.raises(ValueError, match="must be uint8"):
-        augment.images(x.float(), ("flip",), seeded())
+        augment.augment_images(x.float(), ("flip",), seeded())
 
 
 def test_as_many_are_untouched_as_by_timm(x):

@@ -152,7 +152,7 @@ def small_run(tmp_path, monkeypatch):
     "A run on drawn shapes with 5 images a class held out, and the words of its data."
     shapes = data.Shapes(120, 50)
     monkeypatch.setattr(data, "Shapes", lambda: shapes)
-    held = shapes.holdout(5)
+    held = shapes.hold_out(5)
     folder = tmp_path / "run"
     folder.mkdir()
     sizes = dict(depths=[1, 1, 1, 1], dims=[8, 16, 24, 32], layer_scale=1.0)

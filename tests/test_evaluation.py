@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -317,7 +318,7 @@ def test_the_shipped_network_is_small_and_says_what_it_is():
 
 def test_the_shipped_network_answers():
     net, pre, classes = evaluation.restore(NAME)
-    pictures = [data.Image.fromarray(im.numpy()) for im in data.Shapes(0, 3).val.images]
+    pictures = [Image.fromarray(im.numpy()) for im in data.Shapes(0, 3).val.images]
     pictures[1] = pictures[1].resize((300, 200)).convert("L")
     found = evaluation.classify(net, pictures, pre, classes, top=200)
     for best in found:

@@ -81,7 +81,7 @@ def test_streamed_is_packed(parted, own):
             (own / name / "3.png").rename(own / "val" / name / "3.png")
             (own / "train").mkdir(exist_ok=True)
             (own / name).rename(own / "train" / name)
-    streamed = folders.ImageFolder(own, size=32, crop=1.0, workers=1)
+    streamed = folders.StreamedFolder(own, size=32, crop=1.0, workers=1)
     packed = data.ImageFolder(own, size=32)
     assert streamed.classes == packed.classes
     assert streamed.preprocessing == packed.preprocessing
@@ -94,10 +94,10 @@ def test_streamed_is_packed(parted, own):
 
 
 def test_holdout_select_and_subset(own):
-    streamed = folders.ImageFolder(own, size=16, crop=1.0, workers=0)
+    streamed = folders.StreamedFolder(own, size=16, crop=1.0, workers=0)
     packed = data.ImageFolder(own, size=16)
-    for change in (lambda d: d.holdout(2), lambda d: d.select(["dog", "cat"]),
-                   lambda d: d.select(2).holdout(3)):
+    for change in (lambda d: d.hold_out(2), lambda d: d.select(["dog", "cat"]),
+                   lambda d: d.select(2).hold_out(3)):
         a, b = change(streamed), change(packed)
         assert a.classes == b.classes and a.source != b.source
         assert same(everything(a.val), everything(b.val))
@@ -107,7 +107,7 @@ def test_holdout_select_and_subset(own):
 
 
 def test_crops_depend_on_seed_and_picture_alone(own):
-    few, many = (folders.ImageFolder(own, size=24, workers=w) for w in (0, 3))
+    few, many = (folders.StreamedFolder(own, size=24, workers=w) for w in (0, 3))
     expected = everything(few.train.cropped(5))[0]
     assert torch.equal(everything(many.train.cropped(5), 7)[0], expected)
     back = torch.arange(len(few.train) - 1, -1, -1)
@@ -120,7 +120,7 @@ def test_crops_depend_on_seed_and_picture_alone(own):
 def test_twins_get_crops_of_their_own(own):
     for i in range(4):
         (own / "cat" / f"twin{i}.png").write_bytes((own / "cat" / "1.png").read_bytes())
-    split = folders.ImageFolder(own, size=24, workers=0).train
+    split = folders.StreamedFolder(own, size=24, workers=0).train
     twins = [i for i in range(len(split)) if "twin" in split.path(i)]
     crops, _ = split.cropped(2).take(twins)
     assert len(twins) > 1 and len({crop.numpy().tobytes() for crop in crops}) == len(twins)
@@ -128,7 +128,7 @@ def test_twins_get_crops_of_their_own(own):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_resume_and_share(workers, own):
-    split = folders.ImageFolder(own, size=16, workers=workers).train.cropped(1)
+    split = folders.StreamedFolder(own, size=16, workers=workers).train.cropped(1)
     def seeded(**kw):
         return everything(split, 6, shuffle=True, generator=torch.Generator().manual_seed(0), **kw)
     whole = seeded()
@@ -139,14 +139,14 @@ def test_batches_resume_and_share(workers, own):
 
 def test_global_random_numbers_are_left_alone(own):
     for workers in (0, 2):
-        split = folders.ImageFolder(own, size=16, workers=workers).train.cropped(0)
+        split = folders.StreamedFolder(own, size=16, workers=workers).train.cropped(0)
         torch.manual_seed(1)
         everything(split)
         assert torch.equal(torch.get_rng_state(), torch.manual_seed(1).get_state())
 
 
 def test_a_reader_travels_to_another_process(own):
-    reader = folders.ImageFolder(own, size=16, workers=0).train.pool.reader
+    reader = folders.StreamedFolder(own, size=16, workers=0).train.pool.reader
     assert torch.equal(pickle.loads(pickle.dumps(reader))[[1, 2], 3], reader[[1, 2], 3])
 
 
@@ -200,7 +200,7 @@ def test_a_large_jpeg_is_decoded_smaller():
 def test_any_eight_bit_mode(mode, ext, tmp_path):
     folder = write(tmp_path / "own", 2)
     smooth(3, 50, 50).convert(mode).save(folder / "cat" / f"odd.{ext}")
-    split = folders.ImageFolder(folder, size=16, workers=0).train
+    split = folders.StreamedFolder(folder, size=16, workers=0).train
     images = torch.cat([split.take(range(len(split)))[0],
                         split.cropped(0).take(range(len(split)))[0]])
     assert images.shape[1:] == (16, 16, 3) and images.float().std((1, 2, 3)).min() > 5
@@ -215,7 +215,7 @@ BAD = {"empty": b"", "text": b"no picture at all", "cut": None, "deep": None, "g
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("cropped", [False, True])
 def test_an_unreadable_picture_is_named(fault, workers, cropped, own):
-    split = folders.ImageFolder(own, size=16, workers=workers).train
+    split = folders.StreamedFolder(own, size=16, workers=workers).train
     bad = Path(split.path(13))
     if fault == "gone":
         bad.unlink()
@@ -248,13 +248,13 @@ def test_a_class_only_in_val(own):
         (own / "val" / "x" / name).rename(own / "val" / name)
         (own / "val" / "x").rmdir()
     with pytest.raises(ValueError, match=r"train/ lacks: \['emu'\]"):
-        folders.ImageFolder(own)
+        folders.StreamedFolder(own)
     with pytest.raises(FileNotFoundError, match="there is no folder .*gone"):
-        folders.ImageFolder(own / "gone")
+        folders.StreamedFolder(own / "gone")
 
 
 def test_a_killed_worker(own):
-    split = folders.ImageFolder(own, size=16, workers=2).train
+    split = folders.StreamedFolder(own, size=16, workers=2).train
     with pytest.raises(ChildProcessError, match="that reads pictures died.*fewer workers"):
         for i, _ in enumerate(data.batches(split, 1)):
             if i == 3:
@@ -266,7 +266,7 @@ def test_a_killed_worker(own):
 
 
 def test_ctrl_c_is_the_parents(own):
-    split, n = folders.ImageFolder(own, size=16, workers=2).train, 0
+    split, n = folders.StreamedFolder(own, size=16, workers=2).train, 0
     for x, _ in data.batches(split, 2):
         if not n:
             for child in multiprocessing.active_children():
@@ -276,7 +276,7 @@ def test_ctrl_c_is_the_parents(own):
 
 
 def test_workers_wait_between_passes_and_then_go(own):
-    dataset = folders.ImageFolder(own, size=16, workers=2)
+    dataset = folders.StreamedFolder(own, size=16, workers=2)
     assert not multiprocessing.active_children()
     everything(dataset.train)
     first = {child.pid for child in multiprocessing.active_children()}
@@ -312,7 +312,7 @@ def test_scanning_is_quick(tmp_path):
         for i in range(200):
             (tmp_path / f"c{c}/{i}.jpg").touch()
     start = time.perf_counter()
-    dataset = folders.ImageFolder(tmp_path, workers=0)
+    dataset = folders.StreamedFolder(tmp_path, workers=0)
     assert len(dataset.train) == 1600 and time.perf_counter() - start < 2
 
 
@@ -330,7 +330,7 @@ def test_fit_trains_on_files(augment, own):
         model="convnext", model_args=dict(depths=(1, 1), dims=(8, 16), layer_scale=1.0), epochs=2,
         batch_size=8, lr=1e-3, warmup_epochs=0.0, augment=augment, precision="fp32")
     def weights_of(workers):
-        dataset = folders.ImageFolder(own, size=16, workers=workers)
+        dataset = folders.StreamedFolder(own, size=16, workers=workers)
         model, run = train.fit(recipe, dataset, own.parent / f"{workers}", "cpu", progress=False)
         assert len(run.metrics) == 2
         return torch.cat([p.flatten() for p in model.parameters()])

@@ -772,3 +772,18 @@ def test_tensorboard_reads_what_is_measured(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(ImportError, match="pip install tensorboard"):
         runs.tensorboard()
+
+
+def test_a_run_from_before_the_fields_goes_on(tmp_path):
+    "`kind`, `holdout` and `streamed` are missing in its recipe.json; only the sentence is there."
+    shapes = data.Shapes(250, 50).hold_out(5)
+    short = replace(RECIPE, epochs=1)
+    train.fit(short, shapes, tmp_path / "run", device="cpu", progress=False)
+    file = tmp_path / "run" / "recipe.json"
+    stored = json.loads(file.read_text())
+    assert {k: stored["data"].pop(k) for k in ("kind", "holdout", "streamed")} == dict(
+        kind="shapes", holdout=5, streamed=False)
+    file.write_text(json.dumps(stored))
+    train.fit(short, shapes, tmp_path / "run", device="cpu", progress=False)
+    with pytest.raises(ValueError, match="holds a run on other data .*val: 5 training images"):
+        train.fit(short, data.Shapes(250, 50), tmp_path / "run", device="cpu", progress=False)

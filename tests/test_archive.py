@@ -1,0 +1,126 @@
+"""An archive that is not what it should be: each fault is named, and nothing is left behind."""
+import random
+
+import archives
+import pytest
+import torch
+from archives import (
+    assert_whole,
+    leftovers,
+    open_toy,
+    picture,
+    toy_files,
+    without,
+    write_folder,
+    write_zip,
+)
+
+from convnext_nb import data
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    return archives.hide_data(tmp_path, monkeypatch)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    "Small pictures need no more, and `make test` shares the cores."
+    usual = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(usual)
+
+
+NOTES = "val/val_annotations.txt"
+FAULTS = {  # what is in the zip, what the message must say
+    "wrong zip": ({"holiday.txt": b"sun"}, "no wnids.txt"),
+    "no class folder": (without("train/n02"), "train/n02/images is missing or empty"),
+    "an image too few": (without("train/n01/images/n01_2"), "train/n01/images holds 2 images"),
+    "a folder too much": (toy_files() | {"train/n03/images/n03_0.JPEG": picture(0)}, "n03"),
+    "no words": (toy_files() | {"words.txt": b"n01\theart\n"}, "no line for n02"),
+    "an id twice": (toy_files() | {"wnids.txt": b"n01\nn01\n"}, "wnids.txt lists 2 ids"),
+    "ids in binary": (toy_files() | {"wnids.txt": b"\xff\xfe\nn01"}, "words.txt has no line"),
+    "no annotations": (without(NOTES), f"{NOTES} is missing"),
+    "unknown id": (toy_files() | {NOTES: b"val_0.JPEG\tn09\nval_1.JPEG\tn01\n"}, "id 'n09'"),
+    "binary annotations": (toy_files() | {NOTES: b"\xff\xfe\x00"}, f"line 1 of {NOTES}"),
+    "no such image": (toy_files() | {NOTES: b"val_7.JPEG\tn02\n"}, "no val/images/val_7.JPEG"),
+    "annotated twice": (toy_files() | {NOTES: b"val_0.JPEG\tn02\nval_0.JPEG\tn01\n"}, "twice"),
+    "not annotated": (toy_files() | {NOTES: b"val_0.JPEG\tn02\n"}, "val_1.JPEG has no line"),
+    "unbalanced": (toy_files() | {NOTES: b"val_0.JPEG\tn02\nval_1.JPEG\tn02\n"}, "are of n01"),
+    "half an image": (toy_files() | {"train/n01/images/n01_1.JPEG": picture(1)[:900]},
+                      "train/n01/images/n01_1.JPEG is not a readable image"),
+    "no image": (toy_files() | {"val/images/val_1.JPEG": b"boo"}, "val/images/val_1.JPEG is not"),
+    "empty image": (toy_files() | {"val/images/val_1.JPEG": b""}, "val/images/val_1.JPEG is not"),
+    "small image": (toy_files() | {"val/images/val_0.JPEG": picture(0, side=32)},
+                    "val_0.JPEG is not a readable image (it has (32, 32) pixels, not 64 x 64)"),
+    "climbs up": (toy_files() | {"../../.profile": b"boo"}, "'../../.profile' points outside"),
+    "climbs up inside": (toy_files() | {"a/../../../b": b"boo"}, "points outside"),
+    "climbs with \\": (toy_files() | {"..\\b": b"boo"}, "points outside"),
+    "absolute": (toy_files() | {"/etc/cron.d/b": b"boo"}, "'/etc/cron.d/b' points outside"),
+    "a drive": (toy_files() | {"C:/b": b"boo"}, "'C:/b' points outside"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_named_and_leaves_nothing(fault, tmp_path, home):
+    files, words = FAULTS[fault]
+    path = write_zip(tmp_path / "toy.zip", files)
+    with pytest.raises(ValueError) as e:
+        open_toy(path)
+    assert str(path) in str(e.value) and words in str(e.value) and "fetch" in str(e.value)
+    assert leftovers(home) == [] and not (tmp_path.parent / ".profile").exists()
+    assert_whole(open_toy(write_zip(path, toy_files())))  # a second try, repaired
+
+
+@pytest.mark.parametrize("share", [0, 0.001, 0.3, 0.7, 0.999])
+def test_a_truncated_zip_is_named(share, tmp_path, home):
+    whole = write_zip(tmp_path / "toy.zip", toy_files()).read_bytes()
+    path = tmp_path / "cut.zip"
+    path.write_bytes(whole[:int(share * len(whole))])
+    with pytest.raises(ValueError, match="not a complete zip file.*fetch") as e:
+        open_toy(path)
+    assert str(path) in str(e.value) and leftovers(home) == []
+    path.write_bytes(whole)
+    assert_whole(open_toy(path))
+
+
+def test_damaged_bytes_never_surprise(tmp_path, home):
+    "Any byte of the zip may change: the same data come out, or a ValueError that names the file."
+    whole = write_zip(tmp_path / "toy.zip", toy_files()).read_bytes()
+    directory, rng, raised = whole.index(b"PK\x01\x02"), random.Random(0), 0
+    for i in range(30):
+        damaged = bytearray(whole)
+        at = rng.randrange(directory if i % 2 else 0, len(whole))
+        damaged[at] ^= 1 << rng.randrange(8)
+        path = tmp_path / f"{i}.zip"
+        path.write_bytes(damaged)
+        try:
+            assert_whole(open_toy(path))
+        except ValueError as e:
+            raised += 1
+            assert str(path) in str(e), f"byte {at}: {e}"
+        assert not list(home.glob(".packing-*"))
+    assert raised > 7
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_zip_and_folder_give_the_same(seed, tmp_path):
+    names = list(toy_files().items())
+    random.Random(seed).shuffle(names)  # an archive's order means nothing
+    root = ["", "tiny-imagenet-200/", "some/where/"][seed]
+    assert_whole(open_toy(write_zip(tmp_path / "toy.zip", dict(names), root)))
+    assert_whole(open_toy(write_folder(tmp_path / "toy", dict(names))))
+
+
+def test_a_missing_archive_says_where_it_was_sought(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no Tiny-ImageNet at any known place: set TINY"):
+        data.TinyImageNet()
+    with pytest.raises(FileNotFoundError, match=r"no Tiny-ImageNet at .*gone\.zip: set TINY"):
+        data.TinyImageNet(tmp_path / "gone.zip")
+
+
+def test_fetching_from_nowhere_says_what_to_do(tmp_path):
+    with pytest.raises(ConnectionError, match="cannot be fetched .* set TINY_IMAGENET"):
+        data.fetch(tmp_path / "new", "http://127.0.0.1:9/toy.zip", tries=1)
+    assert list((tmp_path / "new").iterdir()) == []

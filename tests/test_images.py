@@ -1,0 +1,236 @@
+"""From pictures to batches: splits, hold-outs, what runs remember of them, batches, crops."""
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from convnext_nb import images
+from convnext_nb.images import Dataset, Preprocessing, Split
+from convnext_nb.shapes import Shapes
+
+RUNS = Path(__file__).resolve().parent.parent / "nbs" / "runs"
+
+
+# splits, hold-out, selection
+
+def split(n, labels=None, side=8):
+    g = torch.Generator().manual_seed(n)
+    images = torch.randint(256, (n, side, side, 3), dtype=torch.uint8, generator=g)
+    return Split(images, torch.arange(n) % 4 if labels is None else torch.tensor(labels))
+
+
+@pytest.mark.parametrize("part", ["train", "val"])
+@pytest.mark.parametrize("label", [-1, 4])
+def test_a_label_without_a_class(part, label):
+    parts = {"train": split(5), "val": split(5)} | {part: split(5, [0, 1, label, 3, 0])}
+    words = f"toy: label {label} of image 2 in {part} is outside 0..3; there are 4 class names"
+    with pytest.raises(ValueError, match=words):
+        Dataset("toy", **parts, classes=tuple("abcd"), preprocessing=Preprocessing(8), source="-")
+
+
+@pytest.mark.parametrize("per_class", [1, 25])
+def test_holdout_is_disjoint_and_fixed(per_class):
+    whole = Shapes(500, 10)
+    part = whole.hold_out(per_class)
+    assert part.val.labels.bincount().tolist() == [per_class] * 10
+    held, rest = set(part.val.rows.tolist()), set(part.train.rows.tolist())
+    assert not held & rest and held | rest == set(range(500))
+    for s in (part.train, part.val):  # pictures keep their labels
+        assert torch.equal(s.labels, whole.train.labels[s.rows])
+        assert torch.equal(s.images, whole.train.images[s.rows])
+    assert torch.equal(whole.hold_out(per_class).val.rows, part.val.rows)
+    assert not torch.equal(whole.hold_out(per_class, seed=1).val.rows, part.val.rows)
+    with pytest.raises(ValueError, match="cannot hold out 50 .* the smallest class has 50"):
+        whole.hold_out(50)
+
+
+def test_select_renumbers():
+    whole = Shapes(250, 250)
+    few = whole.select(["star", "disc"])
+    for s in (few.train, few.val):
+        assert s.labels.bincount().tolist() == [25, 25]
+    star = whole.val.labels[few.val.rows] == 9
+    assert torch.equal(few.val.labels, (~star).long())  # in the order asked for
+    small = few.hold_out(5)  # a part of a part
+    assert torch.equal(small.val.images, whole.train.images[small.val.rows])
+    assert torch.equal(small.val.labels == 0, whole.train.labels[small.val.rows] == 9)
+
+
+# what runs remember of their data
+
+@pytest.mark.parametrize("file", sorted(RUNS.glob("*/*/recipe.json")),
+                         ids=lambda p: f"{p.parent.parent.name}-{p.parent.name}")
+def test_every_run_says_what_it_learned_from(file):
+    about = json.loads(file.read_text())["data"]
+    shapes = file.parent.parent.name == "steps_shapes"
+    whole = 8000 if shapes else 500 * len(about["classes"])  # training images, before a hold-out
+    held = (whole - about["train_images"]) // len(about["classes"])
+    assert images.data_facts(about) == dict(kind="shapes" if shapes else "tiny-imagenet",
+                                            holdout=held or None, streamed=False)
+    assert held in (0, 50) and (held == 50 or file.parent.parent.name != "steps_holdout")
+
+
+@pytest.mark.parametrize("source, kind, holdout, streamed", [
+    ("drawn by code from seed 3", "shapes", None, False),
+    ("drawn by code from seed 0; val: 25 training images a class", "shapes", 25, False),
+    ("tiny-imagenet-200, checked by structure and counts; 20 of 200 classes", "other", None, False),
+    ("pictures in the folder cats", "folder", None, False),
+    ("pictures in the folder cats, streamed", "folder", None, True),
+    ("pictures in the folder cats, streamed; 2 of 4 classes; val: 5 training images a class",
+     "folder", 5, True),
+    ("pictures in the folder a; b, streamed", "folder", None, True),
+    ("pictures in the folder val: 9 training images a class, or so", "folder", None, False),
+    ("two\nlines", "other", None, False), ("", "other", None, False)])
+def test_sentences_of_old_runs_are_read(source, kind, holdout, streamed):
+    expected = dict(kind=kind, holdout=holdout, streamed=streamed)
+    assert images.data_facts(dict(source=source)) == expected
+    named = images.data_facts(dict(source=source, name="Tiny-ImageNet"))
+    assert named == expected | ({"kind": "tiny-imagenet"} if kind == "other" else {})
+    fields = dict(kind="folder", holdout=7, streamed=True)
+    assert images.data_facts(dict(source=source, **fields)) == fields
+
+
+def test_fields_follow_the_data():
+    whole = Shapes(250, 50)
+    assert (whole.kind, whole.holdout, whole.streamed) == ("shapes", None, False)
+    part = whole.select(4).hold_out(3)
+    assert (part.kind, part.holdout, part.streamed) == ("shapes", 3, False)
+    assert images.data_facts(dict(name=part.name, source=part.source)) == dict(
+        kind="shapes", holdout=3, streamed=False)
+
+
+# batches
+
+@pytest.mark.parametrize("n, size, drop_last", [(10, 3, False), (10, 3, True), (10, 5, True),
+                                                (2, 5, False), (2, 5, True), (1, 1, False)])
+def test_batches_hold_every_image_once(n, size, drop_last):
+    s = split(n)
+    for shuffle in (False, True):
+        b = images.batches(s, size, shuffle, torch.Generator().manual_seed(0), drop_last=drop_last)
+        passes = [list(b), list(b)]
+        for found in passes:
+            assert len(found) == len(b) == (n // size if drop_last else -(-n // size))
+            seen = [(x.numpy().tobytes(), int(y)) for xs, ys in found for x, y in zip(xs, ys)]
+            all_ = [(x.permute(2, 0, 1).numpy().tobytes(), int(y))
+                    for x, y in zip(s.images, s.labels)]
+            assert len(seen) == (n // size * size if drop_last else n)
+            assert set(seen) <= set(all_) and len(set(seen)) == len(seen)
+            if not shuffle:
+                assert seen == all_[:len(seen)]
+        if shuffle and n == 10:
+            assert not torch.equal(passes[0][0][0], passes[1][0][0])  # a new order
+    for x, _ in images.batches(s, size):
+        x.zero_()
+    assert torch.equal(s.images, split(n).images)  # a batch is a copy
+    with pytest.raises(ValueError, match="batch_size 0: at least 1"):
+        images.batches(s, 0)
+
+
+@pytest.mark.parametrize("n, size, drop_last", [(23, 6, False), (23, 6, True), (4, 6, False)])
+def test_batches_resume_and_share(n, size, drop_last):
+    def order(**kw):
+        b = images.batches(split(n), size, True, torch.Generator().manual_seed(0),
+                         drop_last=drop_last, **kw)
+        return [[x.numpy().tobytes() for x in xs] for xs, _ in b]
+    whole = order()
+    for start in range(len(whole) + 2):
+        b = images.batches(split(n), size, drop_last=drop_last, start=start)
+        assert order(start=start) == whole[start:] and len(b) == len(whole)
+    for parts in (2, 3):
+        shares = [order(share=(i, parts)) for i in range(parts)]
+        assert [sum(same, []) for same in zip(*shares, strict=True)] == whole
+        full = [{len(part) for part in same} for same, b in zip(zip(*shares), whole)
+                if len(b) == size]
+        assert all(lengths == {size // parts} for lengths in full)
+    with pytest.raises(ValueError, match="batch_size 6 cannot be shared by 4 processes"):
+        images.batches(split(n), size, share=(0, 4))
+
+
+def test_order_of_batches_is_for_ever():
+    b = images.batches(split(40), 7, True, torch.Generator().manual_seed(3))
+    expected = torch.randperm(40, generator=torch.Generator().manual_seed(3))
+    assert torch.equal(torch.cat([x.permute(0, 2, 3, 1) for x, _ in b]), split(40).images[expected])
+
+
+def test_to_float_in_evaluation_serves_training():
+    how, pixels = Preprocessing(mean=(0.1, 0.2, 0.3)), torch.zeros(1, 3, 4, 4, dtype=torch.uint8)
+    with torch.inference_mode():
+        seen = images.to_float(pixels, how).clone()
+    assert torch.equal(images.to_float(pixels, how), seen)
+    kept = images._factors(how.mean, how.std, pixels.device)
+    assert not any(t.is_inference() for t in kept)  # what a gradient could not pass
+    with torch.device("meta"):
+        assert images.to_float(pixels, Preprocessing(mean=(0.4, 0.2, 0.3))).device.type == "cpu"
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_to_float_is_the_formula(seed):
+    g = np.random.default_rng(seed)
+    how = Preprocessing(mean=tuple(g.uniform(0, 1, 3)), std=tuple(g.uniform(0.1, 1, 3)))
+    pixels = g.integers(0, 256, (3, 9, 7, 3), dtype=np.uint8)
+    expected = (pixels / 255 - np.array(how.mean)) / np.array(how.std)  # float64
+    x = torch.from_numpy(pixels.copy()).permute(0, 3, 1, 2)
+    found = images.to_float(x, how)
+    assert found.dtype == torch.float32
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    assert np.abs(found.permute(0, 2, 3, 1).numpy() - expected).max() < 1e-5
+    rough = images.to_float(x, how, torch.bfloat16)
+    assert rough.dtype == torch.bfloat16 and (rough.float() - found).abs().max() < 0.05
+    assert np.array_equal(x.permute(0, 2, 3, 1).numpy(), pixels)  # the input stays
+    with pytest.raises(ValueError, match="needs uint8 images, got torch.float32"):
+        images.to_float(x.float(), how)
+
+
+def views(image, padding):
+    "All that may become of an image (H, W, C), by numpy: mirrored, padded, cut out."
+    h, w, _ = image.shape
+    for mirrored in (False, True):
+        padded = np.pad(image[:, ::-1] if mirrored else image,
+                        ((padding, padding), (padding, padding), (0, 0)), "reflect")
+        for down in range(2 * padding + 1):
+            for right in range(2 * padding + 1):
+                yield padded[down:down + h, right:right + w].tobytes()
+
+
+@pytest.mark.parametrize("h, w, padding", [(8, 8, 2), (7, 11, 3), (12, 5, 1), (5, 9, 4), (9, 9, 0),
+                                           (1, 6, 0), (2, 3, 1), (64, 64, 8)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_crop_flip_against_a_loop(h, w, padding, dtype):
+    rng, n = np.random.default_rng(h * w), 12
+    pixels = rng.integers(0, 256, (n, h, w, 3)).astype(dtype)
+    before = pixels.copy()
+    out = images.crop_flip(torch.from_numpy(pixels).permute(0, 3, 1, 2),
+                         torch.Generator().manual_seed(1), padding)
+    assert out.shape == (n, 3, h, w) and out.dtype == torch.from_numpy(pixels).dtype
+    out = out.permute(0, 2, 3, 1)
+    assert out.is_contiguous() and np.array_equal(pixels, before)
+    for image, moved in zip(pixels, out):
+        assert moved.numpy().tobytes() in set(views(image, padding))
+
+
+def test_crop_flip_draws_each_view_equally_often():
+    n, padding = 20_000, 2
+    image = np.random.default_rng(0).integers(0, 256, (9, 11, 3), dtype=np.uint8)
+    x = torch.from_numpy(image).permute(2, 0, 1).expand(n, -1, -1, -1)
+    out = images.crop_flip(x, torch.Generator().manual_seed(0), padding).permute(0, 2, 3, 1)
+    drawn = [moved.tobytes() for moved in out.contiguous().numpy()]
+    counts, possible = Counter(drawn), list(views(image, padding))
+    assert len(set(possible)) == 50 and set(counts) == set(possible)
+    expected = n / 50
+    chi2 = sum((counts[v] - expected) ** 2 / expected for v in possible)
+    assert 22 < chi2 < 90  # 49 degrees of freedom: 0.02 per cent above, 0.02 per cent below
+    pairs = Counter(zip(drawn[::2], drawn[1::2]))  # neighbours in the batch: independent
+    assert len(pairs) > 2300 and max(pairs.values()) < 20
+
+
+def test_crop_flip_obeys_its_generator_and_refuses_nonsense():
+    x = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (40, 3, 9, 9), dtype=np.uint8))
+    a, b, c = (images.crop_flip(x, torch.Generator().manual_seed(s)) for s in (0, 0, 1))
+    assert torch.equal(a, b) and not torch.equal(a, c)
+    assert images.crop_flip(x[:0]).shape == (0, 3, 9, 9)
+    for padding in (-1, 9):
+        with pytest.raises(ValueError, match="0 up to below the image's side 9"):
+            images.crop_flip(x, padding=padding)

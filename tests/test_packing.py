@@ -1,0 +1,208 @@
+"""Packing at fault: full disks, killed and competing processes, damaged and stale copies."""
+import os
+import resource
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import archives
+import pytest
+import torch
+from archives import (
+    SMALL,
+    answer,
+    assert_whole,
+    in_child,
+    leftovers,
+    open_toy,
+    picture,
+    toy_files,
+    write_folder,
+    write_zip,
+)
+from PIL import Image
+
+from convnext_nb import data, packing
+from convnext_nb.archive import Archive
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    return archives.hide_data(tmp_path, monkeypatch)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    "Small pictures need no more, and `make test` shares the cores."
+    usual = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(usual)
+
+
+# a disk at fault
+
+def limited(path):
+    "Open the toy where no file may grow above 40 kB, and the disk is thus as good as full."
+    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, hard))
+    return open_toy(path)
+
+
+def test_a_full_disk_while_packing(tmp_path, home):
+    path = write_zip(tmp_path / "toy.zip", toy_files())
+    error = answer(*in_child(limited, path))
+    assert isinstance(error, OSError)
+    assert f"no room in {home}" in str(error) and "set CONVNEXT_NB_DATA" in str(error)
+    assert leftovers(home) == []
+    assert_whole(open_toy(path))
+
+
+def test_a_full_disk_before_packing(tmp_path, home, monkeypatch):
+    path = write_zip(tmp_path / "toy.zip", toy_files())
+    with monkeypatch.context() as m:
+        usage = shutil.disk_usage(tmp_path)
+        m.setattr(shutil, "disk_usage", lambda _: usage._replace(free=98_000))  # of 98,304 needed
+        with pytest.raises(OSError, match="no room in .*0 MB are needed. Free some, or set"):
+            open_toy(path)
+        assert leftovers(home) == []
+    assert_whole(open_toy(path))
+
+
+def test_a_folder_that_may_not_be_written_to(tmp_path, home, monkeypatch):
+    path = write_zip(tmp_path / "toy.zip", toy_files())
+    def refuse(*args, **kwargs):  # root may write anywhere, so chmod would test nothing
+        raise PermissionError(13, "Permission denied")
+    for module, name in ((packing.tempfile, "mkdtemp"), (Path, "mkdir")):
+        with monkeypatch.context() as m:
+            m.setattr(module, name, refuse)
+            with pytest.raises(PermissionError, match="cannot write to .*: set CONVNEXT_NB_DATA"):
+                open_toy(path)
+        assert leftovers(home) == []
+    assert_whole(open_toy(path))
+
+
+@pytest.mark.parametrize("below", ["", "/deeper"])
+def test_a_file_where_the_folder_should_be(below, tmp_path, home, monkeypatch):
+    path = write_zip(tmp_path / "toy.zip", toy_files())
+    (tmp_path / "file").write_text("mine")
+    monkeypatch.setenv("CONVNEXT_NB_DATA", f"{tmp_path}/file{below}")
+    with pytest.raises(OSError, match="cannot write to .*file.*: set CONVNEXT_NB_DATA"):
+        open_toy(path)
+    assert (tmp_path / "file").read_text() == "mine"
+    monkeypatch.setenv("CONVNEXT_NB_DATA", str(home))
+    assert_whole(open_toy(path))
+
+
+# killed, and several at once
+
+def slowly(image, preprocessing):
+    time.sleep(0.8)  # what is to happen while they pack must not come too late
+    return image.convert("RGB")
+
+
+def open_slowly(path):
+    data.resize_and_crop = slowly  # in this child process only
+    return open_toy(path).train.images.sum().item()
+
+
+def test_a_killed_process_does_not_stand_in_the_way(tmp_path, home):
+    path = write_zip(tmp_path / "toy.zip", toy_files())
+    process, pipe = in_child(open_slowly, path)
+    end = time.monotonic() + 20
+    while not list(home.glob(".packing-*/train.u8")) and time.monotonic() < end:
+        time.sleep(0.01)
+    time.sleep(0.5)  # the workers have started, and wait in `slowly`
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    (left,) = home.glob(".packing-*")  # it had no chance to tidy up
+    assert isinstance(answer(*in_child(open_slowly, path)), int)  # its workers hold no lock
+    assert leftovers(home) == [packing.packed_at(Archive(path), SMALL).name]
+    assert_whole(open_toy(path))
+
+
+def test_ctrl_c_leaves_nothing(tmp_path, home):
+    path = write_zip(tmp_path / "toy.zip", toy_files())
+    process, pipe = in_child(open_slowly, path)
+    while not list(home.glob(".packing-*/train.u8")):
+        time.sleep(0.01)
+    time.sleep(0.5)  # the workers have started, and wait in `slowly`
+    os.kill(process.pid, signal.SIGINT)
+    assert isinstance(answer(process, pipe), KeyboardInterrupt)
+    assert leftovers(home) == []
+    assert_whole(open_toy(path))
+
+
+def test_a_killed_worker_is_explained(tmp_path, home):
+    path = write_zip(tmp_path / "toy.zip", toy_files())
+    process, pipe = in_child(open_slowly, path)
+    while not list(home.glob(".packing-*/train.u8")):
+        time.sleep(0.01)
+    time.sleep(0.5)  # the workers have started, and wait in `slowly`
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(children[0]), signal.SIGKILL)
+    error = answer(process, pipe)
+    assert isinstance(error, ChildProcessError) and "a process that packs pictures" in str(error)
+    assert leftovers(home) == []
+    assert_whole(open_toy(path))
+
+
+def test_two_processes_give_one_folder(tmp_path, home):
+    path = write_zip(tmp_path / "toy.zip", toy_files())
+    both = [in_child(open_slowly, path) for _ in range(2)]
+    first, second = [answer(*one) for one in both]
+    assert first == second == open_toy(path).train.images.sum().item()
+    assert leftovers(home) == [packing.packed_at(Archive(path), SMALL).name]
+
+
+# packed data
+
+@pytest.mark.parametrize("file", ["train.u8", "val.u8", "meta.json"])
+@pytest.mark.parametrize("fault", ["cut", "gone"])
+def test_a_damaged_packed_file_is_named(file, fault, tmp_path, home):
+    path = write_zip(tmp_path / "toy.zip", toy_files())
+    open_toy(path)
+    (folder,) = home.glob("toy-*")
+    if fault == "cut":
+        os.truncate(folder / file, (folder / file).stat().st_size - 1)
+    else:
+        (folder / file).unlink()
+    if (file, fault) != ("meta.json", "gone"):  # that one is packed anew
+        with pytest.raises(ValueError, match=f"{file} is .*delete .* to pack it anew") as e:
+            open_toy(path)
+        assert str(folder) in str(e.value)
+        shutil.rmtree(folder)
+    assert_whole(open_toy(path))
+
+
+def test_a_changed_archive_is_packed_anew(tmp_path, home):
+    path = write_zip(tmp_path / "toy.zip", toy_files())
+    (home / "toy-photos").mkdir(parents=True)  # of somebody else
+    open_toy(path)
+    before = leftovers(home)
+    assert_whole(open_toy(path))
+    assert leftovers(home) == before
+    write_zip(path, toy_files() | {"words.txt": b"n01\tclubs, ticker\nn02\tstar"})  # as long
+    assert open_toy(path).classes == ("n01 clubs", "n02 star")
+    after = leftovers(home)
+    assert len(before) == len(after) == 2 and before != after and "toy-photos" in after
+
+
+@pytest.mark.parametrize("mine, file, target", [
+    ("my-photos", "meta.json", "my-pack"), ("20260101", "meta.json", "20260102"),
+    ("trip-20260101", "meta.json", "trip-20260102"),
+    ("trip-20260101-20260101", "a.png", "trip-20260101-20260102")])
+def test_packing_touches_no_other_folder(mine, file, target, tmp_path):
+    files = Archive(write_folder(tmp_path / "in", {"a.png": picture(0, kind="PNG")}))
+    write_folder(tmp_path / mine, {file: b"mine"})
+    packing.pack(tmp_path / target, files, {"train": (["a.png"], [0])}, Image.Image.copy, 64)
+    assert (tmp_path / mine).exists() and (tmp_path / target / "meta.json").exists()
+
+
+def test_a_picture_moved_to_another_class_is_noticed(tmp_path):
+    files = {f"{c}/{i}.png": picture(i, kind="PNG") for i, c in enumerate("aaabbb")}
+    folder = write_folder(tmp_path / "own", files)
+    before = packing.packed_at(Archive(folder))
+    (folder / "a/2.png").rename(folder / "b/2.png")  # same name, size, time and place in the list
+    assert packing.packed_at(Archive(folder)) != before
