@@ -143,7 +143,8 @@ class ResNet(nn.Module):
         super().__init__()
         self.in_chans = in_chans
         self.total_stride = stem_stride * 8
-        for name, part in stem(in_chans, width, stem_stride).items(): self.add_module(name, part)
+        for name, part in stem(in_chans, width, stem_stride).items():
+            self.add_module(name, part)
         stages, out_chs = _stages(block, depths, width, drop_path)
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
         self.avgpool = nn.AdaptiveAvgPool2d(1)
