@@ -32,16 +32,20 @@ def to_html(
 
 # %% ../nbs/610_explore.ipynb #fe5dbbce
 class Play(widgets.VBox):
-    "Controls and, below them, what the function returns for their values. Made by `play`."
+    "Controls, and below them what the function returns for their values. Made by `play`."
     def __init__(self, fn, controls):
-        self.fn, self.controls, self.view = fn, controls, widgets.HTML()
+        self.fn = fn
+        self.controls = controls
+        self.view = widgets.HTML()
         super().__init__([widgets.HBox(list(controls.values())), self.view])
-        for control in controls.values(): control.observe(self.update, names="value")
+        for control in controls.values():
+            control.observe(self.update, names="value")
         self.update()
 
     def update(self, change=None):
-        "Compute and show the result for the present values of the controls."
-        self.view.value = to_html(self.fn(**{k: c.value for k, c in self.controls.items()}))
+        "Computes and shows the result for the present values of the controls."
+        values = {name: control.value for name, control in self.controls.items()}
+        self.view.value = to_html(self.fn(**values))
 
     @property
     def shown(self) -> str:
@@ -55,25 +59,30 @@ class Play(widgets.VBox):
 
 # %% ../nbs/610_explore.ipynb #0ade7c2c
 def play(
-    fn: Callable,  # called with one keyword argument a control; what it returns is shown
+    fn: Callable,  # called with one keyword argument per control; its result is shown
     **controls,  # a list of choices, a (low, high[, step]) range, a bool, or a widget
 ) -> Play:
     """A widget that shows `fn(...)` and recomputes it whenever a control moves.
 
-    The widget's `controls[name].value` may be set by code, and `shown` is the HTML on the
-    screen; an error in `fn` is raised to whoever moved the control.
+    Code can set `controls[name].value` and read the HTML on the screen as `shown`. An error in
+    `fn` is raised to whoever moved the control. ValueError for what cannot become a control.
     """
-    made, first = {}, signature(fn).parameters
+    made = {}
     for name, spec in controls.items():
-        if not isinstance(spec, widgets.Widget):
-            default = first[name].default if name in first else Parameter.empty
-            spec = widgets.interactive.widget_from_abbrev(spec, default)
-        if spec is None:
-            raise ValueError(f"play: {name}={controls[name]!r} is no control; give a list of "
-                             "choices, a (low, high) range, a bool or a widget")
-        spec.description = name.replace("_", " ")
-        made[name] = spec
+        made[name] = _control(fn, name, spec)
+        made[name].description = name.replace("_", " ")
     return Play(fn, made)
+
+def _control(fn, name, spec):
+    "The widget for one argument of `fn`; it starts at the argument's default."
+    if isinstance(spec, widgets.Widget): return spec
+    parameter = signature(fn).parameters.get(name)
+    default = parameter.default if parameter else Parameter.empty
+    control = widgets.interactive.widget_from_abbrev(spec, default)
+    if control is None:
+        raise ValueError(f"play: {name}={spec!r} is no control; give a list of choices, "
+                         "a (low, high) range, a bool or a widget")
+    return control
 
 # %% ../nbs/610_explore.ipynb #fa35e192
 class Html(str):
@@ -82,60 +91,74 @@ class Html(str):
     def __repr__(self): return f"<Html of {len(self)} characters>"
 
 # %% ../nbs/610_explore.ipynb #f1abd670
+_TURN = ("for (const [i, p] of [...this.parentElement.querySelectorAll('.page')].entries())"
+         " p.hidden = i != this.value")  # shows the page that the slider points at
+
 def flipbook(
-    fn: Callable,  # called with one keyword argument; what it returns is a page
+    fn: Callable,  # called with one keyword argument; its result is a page
     start: int = 0,  # the page that is open at first
     **choice: Iterable,  # name and values of the one argument
 ) -> Html:
-    """All results of `fn` as one piece of HTML with a slider; needs no kernel.
+    """All results of `fn` as one piece of HTML with a slider; it needs no kernel.
 
-    Lives in JupyterLab (of a trusted notebook) and on the site. Keep it under a dozen pages.
+    Works in JupyterLab (in a trusted notebook) and on the site. Keep it under a dozen pages.
+    ValueError unless there is exactly one argument.
     """
     if len(choice) != 1:
         raise ValueError(f"flipbook turns one control, got {len(choice)}: {', '.join(choice)}; "
                          "use play for several")
-    (name, values), = choice.items()
-    values = list(values)
-    pages = [f'<div class="page"{"" if i == start else " hidden"}>'
-             f"<b>{html_lib.escape(name.replace('_', ' '))}: {html_lib.escape(str(v))}</b>"
-             f"<br>{to_html(fn(**{name: v}))}</div>" for i, v in enumerate(values)]
-    turn = ("for (const [i, p] of [...this.parentElement.querySelectorAll('.page')].entries())"
-            " p.hidden = i != this.value")
-    return Html(f'<div class="flipbook"><input type="range" min="0" max="{len(values) - 1}" '
-                f'value="{start}" aria-label="{html_lib.escape(name)}" oninput="{turn}">'
-                f'{"".join(pages)}</div>')
+    [(name, values)] = choice.items()
+    title = html_lib.escape(name.replace("_", " "))
+    pages = []
+    for i, value in enumerate(values):
+        hidden = "" if i == start else " hidden"
+        heading = f"<b>{title}: {html_lib.escape(str(value))}</b>"
+        content = to_html(fn(**{name: value}))
+        pages.append(f'<div class="page"{hidden}>{heading}<br>{content}</div>')
+    slider = (f'<input type="range" min="0" max="{len(pages) - 1}" value="{start}" '
+              f'aria-label="{html_lib.escape(name)}" oninput="{_TURN}">')
+    return Html(f'<div class="flipbook">{slider}{"".join(pages)}</div>')
 
 # %% ../nbs/610_explore.ipynb #9e6a55b6
 def checker(
-    answers: dict[str, Callable],  # exercise: function that works the answer out
+    answers: dict[str, Callable],  # exercise: function that works out the answer
     tolerance: float = 1e-3,  # how far off a number may be, as a share of the answer
 ) -> Callable[[str, object], str]:
-    "A function `check(exercise, answer)` that says yes, or what is off."
+    "A function `check(exercise, answer)` that says yes, or how far off the answer is."
     def check(name: str, answer) -> str:
         if name not in answers:
             raise ValueError(f"no exercise {name!r} here; there are: {', '.join(answers)}")
-        truth = answers[name]()
-        if not isinstance(truth, (int, float)) or isinstance(truth, bool):
-            return "Yes." if answer == truth else f"Not yet: {answer!r} is not it."
-        if abs(answer - truth) <= tolerance * abs(truth): return "Yes."
-        if not answer or not truth:
-            return f"Not yet: {answer} is too {'low' if truth > answer else 'high'}."
-        if 0.5 < answer / truth < 2:
-            return (f"Not yet: {answer:,.6g} is {100 * abs(answer / truth - 1):.2g} % too "
-                    f"{'low' if abs(answer) < abs(truth) else 'high'}.")
-        return f"Not yet: {answer:,.6g} is {answer / truth:.3g} times the answer."
+        return _verdict(answer, answers[name](), tolerance)
     return check
+
+def _verdict(answer, truth, tolerance):
+    is_number = isinstance(truth, (int, float)) and not isinstance(truth, bool)
+    if not is_number:
+        return "Yes." if answer == truth else f"Not yet: {answer!r} is not it."
+    if abs(answer - truth) <= tolerance * abs(truth): return "Yes."
+    if not answer or not truth:
+        return f"Not yet: {answer} is too {'low' if truth > answer else 'high'}."
+    ratio = answer / truth
+    given = f"{answer:,}" if isinstance(answer, int) else f"{answer:,.6g}"
+    if 0.5 < ratio < 2:
+        side = "low" if ratio < 1 else "high"
+        return f"Not yet: {given} is {100 * abs(ratio - 1):.2g} % too {side}."
+    return f"Not yet: {given} is {ratio:.3g} times the answer."
 
 # %% ../nbs/610_explore.ipynb #472b07b9
 def html_table(
-    rows: list[dict],  # one dictionary a row; all with the same keys
+    rows: list[dict],  # one dictionary per row; all with the same keys
 ) -> Html:
     "Rows as an HTML table: thousands get commas, fractions at most four decimals, None a dash."
-    def cell(v):
-        if v is None: return "&ndash;"
-        if isinstance(v, float): return f"{v:.4f}".rstrip("0").rstrip(".")
-        return html_lib.escape(f"{v:,}" if isinstance(v, int) else str(v))
-    head = "".join(f"<th>{html_lib.escape(k.replace('_', ' '))}</th>" for k in rows[0])
-    body = "".join("<tr>" + "".join(f"<td>{cell(v)}</td>" for v in row.values()) + "</tr>"
-                   for row in rows)
+    head = "".join(f"<th>{html_lib.escape(key.replace('_', ' '))}</th>" for key in rows[0])
+    body = ""
+    for row in rows:
+        cells = "".join(f"<td>{_cell(value)}</td>" for value in row.values())
+        body += f"<tr>{cells}</tr>"
     return Html(f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>")
+
+def _cell(value):
+    if value is None: return "&ndash;"
+    if isinstance(value, float): return f"{value:.4f}".rstrip("0").rstrip(".")
+    if isinstance(value, int): return f"{value:,}"
+    return html_lib.escape(str(value))

@@ -1,4 +1,5 @@
 """Swin against torchvision and timm: names, logits, gradients, windows, faults, and bad input."""
+import pickle
 from functools import partial
 
 import oracles
@@ -10,7 +11,7 @@ from oracles import gap
 from torch import nn
 from transformers import SwinConfig, SwinForImageClassification
 
-from convnext_nb import convnext, cost, swin, weights
+from convnext_nb import convnext, cost, resnet, swin, weights
 
 SIZES = ("swin_t", "swin_s", "swin_b")
 SMALL = dict(depths=(2, 2, 2, 2), dim=12, heads=(1, 2, 3, 4), num_classes=5)
@@ -81,6 +82,15 @@ def test_the_index_is_torchvisions():
     for side in (1, 2, 4, 7, 8):
         ours = swin.WindowAttention(8, 2, side).relative_position_index
         assert torch.equal(ours, theirs(8, [side] * 2, [0, 0], 2).relative_position_index)
+
+
+@pytest.mark.parametrize("module, name", [
+    *((swin, name) for name in SIZES),
+    *((resnet, f"resnet{depth}") for depth in (18, 34, 50, 101, 152, 200))])
+def test_builders_have_their_names_and_can_be_pickled(module, name):
+    builder = getattr(module, name)
+    assert (builder.__name__, builder.__module__) == (name, module.__name__)
+    assert pickle.loads(pickle.dumps(builder)) is builder
 
 
 @pytest.mark.parametrize("name", SIZES)
