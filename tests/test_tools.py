@@ -17,6 +17,7 @@ from readme import NBS, cell_text
 from train import run
 
 from convnext_nb import data, train
+from convnext_nb import seen as measures
 
 TINY = train.Recipe(model="roadmap/sep_ds", epochs=1, batch_size=8, warmup_epochs=0,
                     model_args=dict(width_mult=0.25, depths=(1, 1, 1, 1), layer_scale=1.0))
@@ -141,20 +142,21 @@ def small_run(tmp_path_factory):
 
 def test_what_networks_see_is_measured_on_any_run(small_run):
     shapes = data.Shapes(10, 20)
-    x, y, at = seen.images(shapes, shapes.val, 12)
-    field = seen.fields([small_run.folder], x)
+    x, y, _ = seen.sample(shapes, 12)
+    field = seen.fields(small_run.folder.parent, [small_run.folder.name], x)
+    assert field["runs"] == [small_run.folder.name]
     assert all(0 < part["half"] <= 1 and 0 <= part["outside"] <= 1
                for part in (*field["trained"], field["fresh"]))
-    net = seen.evaluation.restore(small_run.folder)[0]
+    net = seen.network(small_run.folder.parent, small_run.folder.name)
     masks = torch.zeros(len(x), 64, 64, dtype=torch.bool)
     masks[:, 16:48, 16:48] = True
-    everywhere = seen.localised(net, x, y, torch.ones_like(masks))
+    everywhere = measures.cam_in_boxes(net, x, y, torch.ones_like(masks))
     assert all(row["inside"] == pytest.approx(1) for row in everywhere.values())
-    assert all(0 < row["inside"] < 1 for row in seen.localised(net, x, y, masks).values())
-    rows = seen.blocks(net, x, y)["blocks"]
+    assert all(0 < row["inside"] < 1 for row in measures.cam_in_boxes(net, x, y, masks).values())
+    rows = measures.without_each_block(net, x, y)["blocks"]
     assert [row["block"] for row in rows] == ["1.1", "2.1", "3.1", "4.1"]
     assert all(row["loudness"] > 0 and row["low"] <= row["middle"] <= row["high"] for row in rows)
-    maps = seen.shown(small_run.folder, shapes)["maps"]
+    maps = measures.true_and_rival(net, shapes)["maps"]
     assert json.loads(seen.compact(seen.rounded(dict(maps=maps))))
 
 
@@ -162,6 +164,13 @@ def test_seen_tells_at_once_what_is_missing(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["seen.py", "no/data", str(tmp_path)])
     with pytest.raises((FileNotFoundError, ValueError), match="steps_holdout/ln"):
         seen.main()
+
+
+def test_seen_names_runs_by_family_wherever_they_lie(tmp_path):
+    for name in ("k7", "k7-s2"):
+        (tmp_path / "steps_tiny20" / name).mkdir(parents=True)
+        (tmp_path / "steps_tiny20" / name / "evidence.json").write_text("{}")
+    assert seen.seeds_of(tmp_path, "k7") == ["steps_tiny20/k7", "steps_tiny20/k7-s2"]
 
 
 def test_the_headline_is_one_command(tmp_path, monkeypatch, capsys):
