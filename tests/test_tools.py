@@ -1,5 +1,6 @@
 """The scripts in tools/: what they make, and that they notice faults."""
 import json
+import re
 import sys
 
 import headline
@@ -13,7 +14,7 @@ from docs import broken_links, code_cell, convert, markdown
 from execute import execute
 from nbdev.config import get_config
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output, new_raw_cell
-from readme import NBS, cell_text
+from readme import NBS, build, cell_text
 from train import run
 
 from convnext_nb import data, train
@@ -59,7 +60,7 @@ def test_readme_shows_what_github_can_show():
 
 
 def test_readme_links_start_at_the_root():
-    chapter = sorted(NBS.glob("0*.ipynb"))[0].name
+    chapter = sorted(NBS.glob("[0-9]*.ipynb"))[0].name
     text = f"[a]({chapter}#x) [b](../LICENSE) [c](https://pytorch.org) [d](#here)"
     expected = f"[a](nbs/{chapter}#x) [b](LICENSE) [c](https://pytorch.org) [d](#here)"
     assert cell_text(new_markdown_cell(text)) == [expected]
@@ -181,6 +182,8 @@ def test_the_headline_is_one_command(tmp_path, monkeypatch, capsys):
     for _ in range(2):  # the second time it is finished
         headline.main()
         assert f"{TINY.model}: val top-1 " in capsys.readouterr().out
+    assert (tmp_path / TINY.model / "evidence.json").exists()
+    assert headline.FAMILY.parent == NBS / "runs"
 
 
 def test_kills_ends_with_the_same_bits(tmp_path, monkeypatch, capsys):
@@ -189,12 +192,55 @@ def test_kills_ends_with_the_same_bits(tmp_path, monkeypatch, capsys):
     assert "2 kills, the end is bit for bit the same" in capsys.readouterr().out
 
 
-def test_results_lists_runs_and_their_readers(small_run, capsys, monkeypatch):
+def test_results_lists_runs_and_their_readers(capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["results.py", "--readers"])
     results.main()
     found = set(capsys.readouterr().out.split())
-    words = ("seeded(", "trained(", "runs.load(")
-    readers = {f"nbs/{path.name}" for path in NBS.glob("*.ipynb")
-               for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"
-               and "#| export" not in cell.source and any(w in cell.source for w in words)}
-    assert readers - {"nbs/265_runs.ipynb"} <= found, readers - found
+    for name in ("160_macro", "340_measured", "350_seen", "index"):
+        assert f"nbs/{name}.ipynb" in found
+    assert "nbs/110_cost.ipynb" not in found
+    monkeypatch.setattr(sys, "argv", ["results.py"])
+    monkeypatch.chdir(NBS)
+    results.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == f"{len(lines) - 1} runs" and len(lines) > 100
+    assert any(line.startswith("hour/tuned ") and "top-1 38.5 %" in line for line in lines)
+
+
+def test_results_tells_an_unfinished_run(small_run):
+    assert "top-1" in results.line(small_run)
+    (small_run.folder / "evidence.json").rename(small_run.folder / "kept.json")
+    said = results.line(small_run)
+    (small_run.folder / "kept.json").rename(small_run.folder / "evidence.json")
+    assert said.endswith("unfinished, 1 epochs done")
+
+
+FAMILIES = sorted({path.parent.parent for path in NBS.glob("runs/*/*/recipe.json")})
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda path: path.name)
+def test_each_family_says_what_its_files_say(family):
+    said = (family / "README.md").read_text().splitlines()
+    missing = [line for line in results.facts(family) if line not in said]
+    assert not missing, f"{family}/README.md lacks {missing} (python tools/results.py --families)"
+
+
+def test_the_measurements_say_what_their_files_say():
+    said = (NBS / "runs/measured/README.md").read_text()
+    for path in NBS.glob("runs/measured/*.json"):
+        section = said.split(f"## {path.name}\n")[1].split("\n## ")[0].splitlines()
+        assert set(results.file_facts(path)) <= set(section), path.name
+
+
+def test_readmes_of_runs_link_to_what_there_is():
+    for path in NBS.glob("runs/**/README.md"):
+        for target in re.findall(r"\]\(([^)#]+)", path.read_text()):
+            assert (path.parent / target).exists(), f"{path}: {target}"
+
+
+def test_readme_lists_every_chapter_and_module():
+    text = build()
+    for path in NBS.glob("[0-9]*.ipynb"):
+        assert f"](nbs/{path.name}) | " in text, f"make outputs ARGS=nbs/index.ipynb: {path.name}"
+    for path in (NBS.parent / "convnext_nb").glob("[a-z]*.py"):
+        assert f"| `{path.stem}` | " in text, f"make outputs ARGS=nbs/index.ipynb: {path.stem}"
