@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['stage_modules', 'hooked', 'run_to', 'receptive_field', 'field_size', 'untrained', 'grad_cam', 'stage_cam',
            'true_and_rival', 'object_boxes', 'box_masks', 'energy_inside', 'peak', 'cam_in_boxes', 'branch_modules',
-           'silenced', 'is_right', 'without_each_block', 'kind_of', 'mistakes']
+           'silenced', 'is_right', 'without_each_block', 'class_kind', 'mistakes']
 
 # %% ../nbs/350_seen.ipynb #5ee00002
 from collections.abc import Callable, Iterator
@@ -285,7 +285,7 @@ def without_each_block(
 # %% ../nbs/350_seen.ipynb #5ee00023
 _KINDS = {"animals": "n02600000", "things": "n07000000", "food": "n09000000"}  # where each ends
 
-def kind_of(
+def class_kind(
     name: str,  # of a class, beginning with its WordNet number: "n01443537 goldfish"
 ) -> str:
     "animals, things, food or nature: WordNet's numbers are in the order of kinds."
@@ -300,7 +300,7 @@ def mistakes(
 ) -> dict:
     "Which validation images are taken for what: pairs, best and worst classes, mistakes by kind."
     names = [name.split(" ", 1)[1] for name in dataset.classes]
-    kinds = [kind_of(name) for name in dataset.classes]
+    kinds = [class_kind(name) for name in dataset.classes]
     logits = evaluation.predict(net, dataset.val, dataset.preprocessing, 250)
     counts = evaluation.confusion(logits, dataset.val.labels)  # (K, K): true class, answer
     wrong = counts.clone().fill_diagonal_(0)
