@@ -60,7 +60,7 @@ def test_train_leaves_a_run_and_json(train, tmp_path):
 @pytest.mark.parametrize("words, said", [
     (["--recipe", "pocked"], "there are: auto, "),
     (["--model", "convnext_gigantic"], "unknown model"),
-    (["--model_args", "width=2"], "no JSON object"),
+    (["--model_args", "width=2"], "takes a JSON object"),
     (["--data", "no/such/folder"], "no data"),
     (["--classes", "9"], "select 2 to 2"),
 ])
@@ -82,8 +82,8 @@ def test_bad_input_is_one_line_and_exit_code_1(train, words, said):
      ["depths", "dims", "drop_path", "init", "layer_scale", "stem_stride"]),
     ("step", "roadmap/k7", ["width_mult"]), ("hour", "roadmap/k7", ["drop_path"])])
 def test_another_network_keeps_what_it_has_too(recipe, model, kept):
-    chosen = cli.preset(recipe)
-    args = cli.other_network(chosen, model)
+    chosen = cli.recipe_by_name(recipe)
+    args = cli.model_args_for(chosen, model)
     assert sorted(args) == kept and args.items() <= chosen.model_args.items()
     with torch.device("meta"):
         evaluation.create(model or chosen.model, 10, **args)  # takes them
@@ -205,10 +205,10 @@ def test_eval_reports_the_average_of_the_weights_too(small_run, capsys):
 def test_eval_matches_the_classes(small_run, capsys, tmp_path):
     folder, shapes, _, _ = small_run
     three = tuple(reversed(shapes.classes[2:5]))
-    found = cli.fitting("shapes", "a file", shapes.preprocessing, three, quiet=True)
+    found = cli.data_for("shapes", "a file", shapes.preprocessing, three, quiet=True)
     assert found.classes == three and len(found.val) == 15
     with pytest.raises(ValueError, match="lacks 1 of the network's 2 classes .cat.: give --data"):
-        cli.fitting("shapes", "a file", shapes.preprocessing, ("ring", "cat"))
+        cli.data_for("shapes", "a file", shapes.preprocessing, ("ring", "cat"))
     recipe = json.loads((folder / "recipe.json").read_text())
     recipe["data"]["source"] = "drawn by code"
     runs.write_json(folder / "recipe.json", recipe)
@@ -256,7 +256,7 @@ def test_predict_cuts_a_picture_only_once(small_run, tmp_path):
     net, pre = small_run[3], Preprocessing(size=32, crop=0.5)
     path = tmp_path / "one.png"
     Image.fromarray(small_run[1].val.images[0].numpy()).save(path)
-    (_, found), = cli.predicted(net, [path], pre, data.SHAPES, 10)
+    (_, found), = cli.predict_pictures(net, [path], pre, data.SHAPES, 10)
     best = evaluation.classify(net, [Image.open(path)], pre, data.SHAPES, 10)[0]
     assert dict(found) == pytest.approx(dict(best), abs=1e-5)
 

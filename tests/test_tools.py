@@ -1,5 +1,6 @@
 """The scripts in tools/: what they make, and that they notice faults."""
 import json
+import re
 import sys
 
 import check
@@ -15,11 +16,12 @@ from docs import broken_links, code_cell, contents, convert, markdown, wrong_nam
 from execute import execute
 from nbdev.config import get_config
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output, new_raw_cell
-from readme import NBS, cell_text
+from readme import NBS, build, cell_text
 from symbols import meanings
 from train import run
 
 from convnext_nb import data, train
+from convnext_nb import seen as measures
 
 TINY = train.Recipe(model="roadmap/sep_ds", epochs=1, batch_size=8, warmup_epochs=0,
                     model_args=dict(width_mult=0.25, depths=(1, 1, 1, 1), layer_scale=1.0))
@@ -61,7 +63,7 @@ def test_readme_shows_what_github_can_show():
 
 
 def test_readme_links_start_at_the_root():
-    chapter = sorted(NBS.glob("1*.ipynb"))[0].name
+    chapter = sorted(NBS.glob("[0-9]*.ipynb"))[0].name
     text = f"[a]({chapter}#x) [b](../LICENSE) [c](https://pytorch.org) [d](#here)"
     expected = f"[a](nbs/{chapter}#x) [b](LICENSE) [c](https://pytorch.org) [d](#here)"
     assert cell_text(new_markdown_cell(text)) == [expected]
@@ -255,20 +257,21 @@ def small_run(tmp_path_factory):
 
 def test_what_networks_see_is_measured_on_any_run(small_run):
     shapes = data.Shapes(10, 20)
-    x, y, at = seen.images(shapes, shapes.val, 12)
-    field = seen.fields([small_run.folder], x)
+    x, y, _ = seen.sample(shapes, 12)
+    field = seen.fields(small_run.folder.parent, [small_run.folder.name], x)
+    assert field["runs"] == [small_run.folder.name]
     assert all(0 < part["half"] <= 1 and 0 <= part["outside"] <= 1
                for part in (*field["trained"], field["fresh"]))
-    net = seen.evaluation.restore(small_run.folder)[0]
+    net = seen.network(small_run.folder.parent, small_run.folder.name)
     masks = torch.zeros(len(x), 64, 64, dtype=torch.bool)
     masks[:, 16:48, 16:48] = True
-    everywhere = seen.localised(net, x, y, torch.ones_like(masks))
+    everywhere = measures.cam_in_boxes(net, x, y, torch.ones_like(masks))
     assert all(row["inside"] == pytest.approx(1) for row in everywhere.values())
-    assert all(0 < row["inside"] < 1 for row in seen.localised(net, x, y, masks).values())
-    rows = seen.blocks(net, x, y)["blocks"]
+    assert all(0 < row["inside"] < 1 for row in measures.cam_in_boxes(net, x, y, masks).values())
+    rows = measures.without_each_block(net, x, y)["blocks"]
     assert [row["block"] for row in rows] == ["1.1", "2.1", "3.1", "4.1"]
     assert all(row["loudness"] > 0 and row["low"] <= row["middle"] <= row["high"] for row in rows)
-    maps = seen.shown(small_run.folder, shapes)["maps"]
+    maps = measures.true_and_rival(net, shapes)["maps"]
     assert json.loads(seen.compact(seen.rounded(dict(maps=maps))))
 
 
@@ -276,6 +279,13 @@ def test_seen_tells_at_once_what_is_missing(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["seen.py", "no/data", str(tmp_path)])
     with pytest.raises((FileNotFoundError, ValueError), match="steps_holdout/ln"):
         seen.main()
+
+
+def test_seen_names_runs_by_family_wherever_they_lie(tmp_path):
+    for name in ("k7", "k7-s2"):
+        (tmp_path / "steps_tiny20" / name).mkdir(parents=True)
+        (tmp_path / "steps_tiny20" / name / "evidence.json").write_text("{}")
+    assert seen.seeds_of(tmp_path, "k7") == ["steps_tiny20/k7", "steps_tiny20/k7-s2"]
 
 
 def test_the_headline_is_one_command(tmp_path, monkeypatch, capsys):
@@ -286,6 +296,8 @@ def test_the_headline_is_one_command(tmp_path, monkeypatch, capsys):
     for _ in range(2):  # the second time it is finished
         headline.main()
         assert f"{TINY.model}: val top-1 " in capsys.readouterr().out
+    assert (tmp_path / TINY.model / "evidence.json").exists()
+    assert headline.FAMILY.parent == NBS / "runs"
 
 
 def test_kills_ends_with_the_same_bits(tmp_path, monkeypatch, capsys):
@@ -294,12 +306,55 @@ def test_kills_ends_with_the_same_bits(tmp_path, monkeypatch, capsys):
     assert "2 kills, the end is bit for bit the same" in capsys.readouterr().out
 
 
-def test_results_lists_runs_and_their_readers(small_run, capsys, monkeypatch):
+def test_results_lists_runs_and_their_readers(capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["results.py", "--readers"])
     results.main()
     found = set(capsys.readouterr().out.split())
-    words = ("seeded(", "trained(", "runs.load(")
-    readers = {f"nbs/{path.name}" for path in NBS.glob("*.ipynb")
-               for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"
-               and "#| export" not in cell.source and any(w in cell.source for w in words)}
-    assert readers - {"nbs/265_runs.ipynb"} <= found, readers - found
+    for name in ("160_macro", "340_measured", "350_seen", "index"):
+        assert f"nbs/{name}.ipynb" in found
+    assert "nbs/110_cost.ipynb" not in found
+    monkeypatch.setattr(sys, "argv", ["results.py"])
+    monkeypatch.chdir(NBS)
+    results.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == f"{len(lines) - 1} runs" and len(lines) > 100
+    assert any(line.startswith("hour/tuned ") and "top-1 38.5 %" in line for line in lines)
+
+
+def test_results_tells_an_unfinished_run(small_run):
+    assert "top-1" in results.line(small_run)
+    (small_run.folder / "evidence.json").rename(small_run.folder / "kept.json")
+    said = results.line(small_run)
+    (small_run.folder / "kept.json").rename(small_run.folder / "evidence.json")
+    assert said.endswith("unfinished, 1 epochs done")
+
+
+FAMILIES = sorted({path.parent.parent for path in NBS.glob("runs/*/*/recipe.json")})
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda path: path.name)
+def test_each_family_says_what_its_files_say(family):
+    said = (family / "README.md").read_text().splitlines()
+    missing = [line for line in results.facts(family) if line not in said]
+    assert not missing, f"{family}/README.md lacks {missing} (python tools/results.py --families)"
+
+
+def test_the_measurements_say_what_their_files_say():
+    said = (NBS / "runs/measured/README.md").read_text()
+    for path in NBS.glob("runs/measured/*.json"):
+        section = said.split(f"## {path.name}\n")[1].split("\n## ")[0].splitlines()
+        assert set(results.file_facts(path)) <= set(section), path.name
+
+
+def test_readmes_of_runs_link_to_what_there_is():
+    for path in NBS.glob("runs/**/README.md"):
+        for target in re.findall(r"\]\(([^)#]+)", path.read_text()):
+            assert (path.parent / target).exists(), f"{path}: {target}"
+
+
+def test_readme_lists_every_chapter_and_module():
+    text = build()
+    for path in NBS.glob("[0-9]*.ipynb"):
+        assert f"](nbs/{path.name}) | " in text, f"make outputs ARGS=nbs/index.ipynb: {path.name}"
+    for path in (NBS.parent / "convnext_nb").glob("[a-z]*.py"):
+        assert f"| `{path.stem}` | " in text, f"make outputs ARGS=nbs/index.ipynb: {path.stem}"

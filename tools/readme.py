@@ -29,7 +29,7 @@ def output_text(output) -> str:
     data = output.data
     for kind in ("text/markdown", "text/html"):
         if kind in data:
-            return data[kind].strip()
+            return LINK.sub(from_root, data[kind].strip())
     if any(kind.startswith("image/") for kind in data):
         raise SystemExit("nbs/index.ipynb: save the picture in image/, show it by a markdown cell")
     return f"```text\n{data['text/plain'].strip()}\n```"
