@@ -57,7 +57,7 @@ def described(dataset: data.Dataset) -> str:
 # %% ../nbs/430_cli.ipynb #10d5f37f
 @call_parse
 def cnx_train(
-    recipe: str = "auto",  # auto, tiny_fast, brief, paper_imagenet, hour, pocket, finetune, step
+    recipe: str = "auto",  # auto, tiny_fast, tiny_224, paper_imagenet, hour, pocket, finetune, step
     data: str = "auto",  # auto, tiny, shapes, or the path of a folder or archive
     out: str = "out/run",  # run folder; the same command goes on where it was interrupted
     model: str = "",  # another network, such as resnet18 or roadmap/depthwise
@@ -77,7 +77,7 @@ def cnx_train(
     with plain_errors():
         dataset = folders.ImageFolder(data, stream) if stream else load_data(data, quiet=json)
         chosen, dataset = settle(recipe, dataset, classes, holdout, device)
-        if epochs: chosen = chosen.lasting(epochs)
+        if epochs: chosen = chosen.with_epochs(epochs)
         options = {k: v for k, v in dict(model=model, lr=lr, seed=seed).items() if v}
         args = other_network(chosen, model) | parsed(model_args, "model_args")
         start = chosen.start if model in ("", chosen.model) else None  # another network's weights
@@ -109,8 +109,8 @@ def other_network(recipe: train.Recipe, model: str) -> dict:
 
 def preset(name: str) -> train.Recipe:
     "A preset; ValueError, with the names there are, for an unknown one."
-    if name in train.PRESETS: return train.PRESETS[name]
-    raise ValueError(f"no recipe {name!r}; there are: auto, {', '.join(train.PRESETS)}")
+    try: return train.preset(name)
+    except ValueError as e: raise ValueError(f"{e}; or auto") from None
 
 def parsed(text: str, option: str) -> dict:
     "An option's JSON object; ValueError that shows the form."

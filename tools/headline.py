@@ -29,7 +29,7 @@ def main() -> None:
         parser.error(f"no network {', '.join(unknown)}; there are {', '.join(NETWORKS)}")
     dataset = data.load(args.data)
     for name in args.networks:
-        recipe = replace(train.PRESETS[args.recipe].lasting(args.epochs), seed=args.seed,
+        recipe = replace(train.PRESETS[args.recipe].with_epochs(args.epochs), seed=args.seed,
                          model=name, model_args=NETWORKS[name])
         folder = args.out / f"headline-{name}{f'-s{args.seed}' if args.seed else ''}"
         e = train.fit(recipe, dataset, folder)[1].evidence
