@@ -17,6 +17,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
+from fastcore.basics import patch
 
 # %% ../nbs/265_runs.ipynb #e5c99191
 @contextmanager
@@ -71,38 +72,41 @@ class Run:
         path = self.folder / "evidence.json"
         return _read(path) if path.exists() else {}
 
-    @property
-    def metrics(self) -> list[dict]:
-        "One dictionary per epoch; a last line that a crash has cut off is left out."
-        path = self.folder / "metrics.jsonl"
-        if not path.exists(): return []
-        rows = []
-        for line in path.read_text().splitlines():
-            try: rows.append(json.loads(line))
-            except json.JSONDecodeError: break
-        return rows
-
-    def append(self, row: dict):
-        "Adds one epoch to the metrics, and waits until it is on the disk."
-        path = self.folder / "metrics.jsonl"
-        try:
-            with open(path, "a") as f:
-                f.write(json.dumps(row) + "\n")
-                f.flush()
-                os.fsync(f.fileno())
-        except OSError as e: raise write_error(path, e) from e
-
-    def truncate(self, epochs: int):
-        "Cuts the metrics off after `epochs` lines, for a run that resumes there."
-        lines = "".join(json.dumps(row) + "\n" for row in self.metrics[:epochs])
-        with atomic_write(self.folder / "metrics.jsonl") as f: f.write(lines.encode())
-
 def _read(path):
     try: return json.loads(path.read_text())
     except FileNotFoundError as e:
         raise FileNotFoundError(f"{path.parent} is no run folder: it has no {path.name}") from e
     except json.JSONDecodeError as e:
         raise ValueError(f"{path} is damaged ({e}); restore it or delete the run folder") from e
+
+# %% ../nbs/265_runs.ipynb #fe5dbbcf
+@patch(as_prop=True)
+def metrics(self: Run) -> list[dict]:
+    "One dictionary per epoch; a last line that a crash has cut off is left out."
+    path = self.folder / "metrics.jsonl"
+    if not path.exists(): return []
+    rows = []
+    for line in path.read_text().splitlines():
+        try: rows.append(json.loads(line))
+        except json.JSONDecodeError: break
+    return rows
+
+@patch
+def append(self: Run, row: dict):
+    "Adds one epoch to the metrics, and waits until it is on the disk."
+    path = self.folder / "metrics.jsonl"
+    try:
+        with open(path, "a") as f:
+            f.write(json.dumps(row) + "\n")
+            f.flush()
+            os.fsync(f.fileno())
+    except OSError as e: raise write_error(path, e) from e
+
+@patch
+def truncate(self: Run, epochs: int):
+    "Cuts the metrics off after `epochs` lines, for a run that resumes there."
+    lines = "".join(json.dumps(row) + "\n" for row in self.metrics[:epochs])
+    with atomic_write(self.folder / "metrics.jsonl") as f: f.write(lines.encode())
 
 # %% ../nbs/265_runs.ipynb #bd307a3e
 def machine(device: str | torch.device = "cpu") -> dict:
