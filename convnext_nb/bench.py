@@ -322,21 +322,21 @@ def plain(recipe: train.Recipe) -> train.Recipe:
 
 def engine(recipe: train.Recipe, dataset: data.Dataset, compile: bool = False) -> Callable:
     "A function that trains for one pass over the data, with this library's loop."
-    job = train.set_up(recipe, dataset, None)
-    model = torch.compile(job.model, dynamic=False) if compile else job.model
+    job = train.prepare(recipe, dataset, None)
+    if compile: job.wrapped = torch.compile(job.model, dynamic=False)
     def epoch():
         job.step, job.losses, job.seconds = 0, None, 0.0
-        train.train_epoch(job, model, tqdm(disable=True), lambda: None)
+        train.train_epoch(job, tqdm(disable=True), lambda: None)
     return epoch
 
 def inputs(recipe: train.Recipe, dataset: data.Dataset) -> Callable:
     "A function that prepares all batches of that pass, and trains nothing."
-    job = train.set_up(recipe, dataset, None)
+    job = train.prepare(recipe, dataset, None)
     def drain():
         g = torch.Generator().manual_seed(0)
         for x, y in data.batches(job.dataset.train, recipe.batch_size, shuffle=True, generator=g,
                                  device=job.device):
-            train.prepare(x, y, recipe, 0, job.dataset, g)
+            train.prepare_batch(x, y, recipe, 0, job.dataset, g)
     return drain
 
 # %% ../nbs/540_bench.ipynb #e0f94d3c
@@ -447,9 +447,9 @@ def peak_memory() -> float:
 
 # %% ../nbs/540_bench.ipynb #3cd33d8e
 def bench_input(repeats: int = 5, batch: int | None = None, **change) -> list[dict]:
-    "Share of a ConvNeXt-T training pass at 224 px that its input takes, with `brief`'s recipe."
+    "Share of a ConvNeXt-T training pass at 224 px that its input takes, with `tiny_224`'s recipe."
     gpu = train.best_device() == "cuda"
-    recipe = replace(train.PRESETS["brief"], compile=gpu, **change)
+    recipe = replace(train.PRESETS["tiny_224"], compile=gpu, **change)
     recipe = replace(recipe, batch_size=batch or (recipe.batch_size if gpu else 8))
     dataset = data.Shapes((20 if gpu else 2) * recipe.batch_size, 10)
     whole, part = (median(times) for times in in_turn({

@@ -87,7 +87,7 @@ def data_as_json(dataset: data.Dataset) -> str:
 # %% ../nbs/430_cli.ipynb #10d5f37f
 @command
 def cnx_train(
-    recipe: str = "auto",  # auto, tiny_fast, brief, paper_imagenet, hour, pocket, finetune, step
+    recipe: str = "auto",  # auto, tiny_fast, tiny_224, paper_imagenet, hour, pocket, finetune, step
     data: str = "auto",  # auto, tiny, shapes, or the path of a folder or archive
     out: str = "out/run",  # run folder; the same command resumes where it was interrupted
     model: str = "",  # another network, such as resnet18 or roadmap/depthwise
@@ -107,7 +107,7 @@ def cnx_train(
     with plain_errors():
         dataset = folders.StreamedFolder(data, stream) if stream else load_data(data, quiet=json)
         chosen, dataset = settle(recipe, dataset, classes, holdout, device)
-        if epochs: chosen = chosen.lasting(epochs)
+        if epochs: chosen = chosen.with_epochs(epochs)
         options = {k: v for k, v in dict(model=model, lr=lr, seed=seed).items() if v}
         args = model_args_for(chosen, model) | json_option(model_args, "model_args")
         start = chosen.start if model in ("", chosen.model) else None  # another network's weights
@@ -141,8 +141,8 @@ def model_args_for(recipe: train.Recipe, model: str) -> dict:
 
 def recipe_by_name(name: str) -> train.Recipe:
     "A preset; ValueError, with the names there are, for an unknown one."
-    if name in train.PRESETS: return train.PRESETS[name]
-    raise ValueError(f"no recipe {name!r}; there are: auto, {', '.join(train.PRESETS)}")
+    try: return train.preset(name)
+    except ValueError as e: raise ValueError(f"{e}; or auto") from None
 
 def json_option(text: str, option: str) -> dict:
     "An option's JSON object; ValueError that shows the form."

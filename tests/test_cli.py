@@ -58,7 +58,7 @@ def test_train_leaves_a_run_and_json(train, tmp_path):
 
 
 @pytest.mark.parametrize("words, said", [
-    (["--recipe", "pocked"], "there are: auto, "),
+    (["--recipe", "pocked"], "or auto"),
     (["--model", "convnext_gigantic"], "unknown model"),
     (["--model_args", "width=2"], "takes a JSON object"),
     (["--data", "no/such/folder"], "no data"),

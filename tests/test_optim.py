@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from convnext_nb import convnext, optim, resnet, roadmap, swin
-from convnext_nb.train import Recipe
+from convnext_nb.recipe import Recipe
 
 
 @pytest.mark.parametrize("epochs, warmup, steps", [(10, 2, 7), (4, 1, 90), (3, 0.5, 20), (5, 0, 9)])
@@ -99,7 +99,7 @@ def test_frozen_parameters_are_in_no_group():
 def test_muon_moves_hidden_matrices_only():
     torch.manual_seed(0)
     model = convnext.ConvNeXt((1, 1, 1, 1), (8, 16, 16, 16), 4, layer_scale=1.0)
-    optimizer = optim.build(model, Recipe(optimizer="muon", lr=1e-2, weight_decay=0.0))
+    optimizer = optim.make_optimizer(model, Recipe(optimizer="muon", lr=1e-2, weight_decay=0.0))
     named = {id(p): name for name, p in model.named_parameters()}
     by_muon = {named[id(p)] for g in optimizer.param_groups if not g["use_fallback"]
                for p in g["params"]}
