@@ -156,7 +156,7 @@ def _state(name, library, ours):
     if "isotropic" not in name:
         return weights.convert(ours, "huggingface" if library == "transformers" else library)
     state = ours.state_dict()
-    return {new: state[key] for key, new in weights.rename(state, weights.CONVNEXT["timm"]).items()}
+    return {new: state[key] for key, new in weights.rename(state, weights.CONVNEXT_KEYS["timm"]).items()}
 
 # %% ../nbs/520_proof.ipynb #f2d05f27
 def theirs(

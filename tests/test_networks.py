@@ -53,7 +53,7 @@ def test_gradients_equal(library, train):
                 m.p = 0.0
     for net in (ours, theirs):
         net(images(32)).square().mean().backward()
-    names, grads = weights.names(ours, library), {n: p.grad for n, p in theirs.named_parameters()}
+    names, grads = weights.key_map(ours, library), {n: p.grad for n, p in theirs.named_parameters()}
     for name, p in ours.named_parameters():
         assert gap(p.grad, grads[names[name]].view_as(p)) < 1e-4, name
 

@@ -123,7 +123,7 @@ def test_logits_and_gradients_are_transformers(train):
     grads = {n: p.grad for n, p in theirs.named_parameters()}
     for name, p in ours.named_parameters():
         parts = [name.replace("qkv", part) for part in "qkv"] if "qkv" in name else [name]
-        found = torch.cat([grads[weights.names(ours, "huggingface")[part]] for part in parts])
+        found = torch.cat([grads[weights.key_map(ours, "huggingface")[part]] for part in parts])
         assert gap(p.grad, found) < 1e-4, name
 
 

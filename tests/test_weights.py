@@ -107,7 +107,7 @@ def test_logits_equal_and_back_bit_for_bit(name, library, tmp_path):
         assert same(back, ours)
 
 
-@pytest.mark.parametrize("library", weights.SWIN)
+@pytest.mark.parametrize("library", weights.SWIN_KEYS)
 def test_swins_come_back_bit_for_bit(library, tmp_path):
     ours, back = drawn_swin(), drawn_swin(seed=1)
     assert weights.load(back, weights.save(ours, tmp_path / "w", library)) == library
@@ -229,7 +229,7 @@ def test_formats_that_do_not_exist():
             (convnext.convnext_isotropic_small, "timm", "there are: authors"),
             (convnext.convnext_atto, "jax", "authors, timm, torchvision, huggingface")]:
         with pytest.raises(ValueError, match=there):
-            weights.names(on_meta(make), library)
+            weights.key_map(on_meta(make), library)
 
 
 # Wrappers, classes, channels --------------------------------------------------------------------
