@@ -64,7 +64,7 @@ def build(
     "The network of this library; ValueError, with the names, for one that is not in the table."
     if name not in PUBLISHED:
         raise ValueError(f"no network {name!r}; there are: {', '.join(PUBLISHED)}")
-    return evaluation.create(name, num_classes, **settings)
+    return models.create(name, num_classes, **settings)
 
 def count(name: str) -> cost.Cost:
     "Parameters and multiply-adds at 224 px, without making a tensor."

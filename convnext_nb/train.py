@@ -32,7 +32,8 @@ from tqdm import tqdm
 
 from . import augment, data, optim, runs, weights
 from .data import Dataset, Split
-from .evaluation import create, evaluate, shipped
+from .evaluation import evaluate
+from .models import create, shipped
 
 # %% ../nbs/280_train.ipynb #0fd0c9e8
 @dataclass(frozen=True)

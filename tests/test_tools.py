@@ -145,7 +145,7 @@ def test_what_networks_see_is_measured_on_any_run(small_run):
     field = seen.fields([small_run.folder], x)
     assert all(0 < part["half"] <= 1 and 0 <= part["outside"] <= 1
                for part in (*field["trained"], field["fresh"]))
-    net = seen.evaluation.restore(small_run.folder)[0]
+    net = seen.models.restore(small_run.folder)[0]
     masks = torch.zeros(len(x), 64, 64, dtype=torch.bool)
     masks[:, 16:48, 16:48] = True
     everywhere = seen.localised(net, x, y, torch.ones_like(masks))

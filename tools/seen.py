@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from convnext_nb import archive, data, evaluation, roadmap, runs
+from convnext_nb import archive, data, evaluation, models, roadmap, runs
 
 ROOT = Path(__file__).resolve().parent.parent
 SEEDS = ("", "-s1", "-s2")
@@ -100,7 +100,7 @@ def fresh(folder, x):
     "The run's network before training; its batch norms know the statistics of `x`."
     asked = runs.Run(folder).recipe
     torch.manual_seed(asked["recipe"]["seed"])
-    net = evaluation.create(asked["recipe"]["model"], len(asked["data"]["classes"]),
+    net = models.create(asked["recipe"]["model"], len(asked["data"]["classes"]),
                        **asked["recipe"]["model_args"])
     for m in net.modules():
         if isinstance(m, nn.BatchNorm2d):
@@ -114,7 +114,7 @@ def fields(folders, x):
     "Fields of the seeds of one recipe, trained and fresh, and their mean as a picture."
     unborn = fresh(folders[0], x)
     side = unborn.total_stride
-    found = [field(evaluation.restore(f)[0], x) for f in folders]
+    found = [field(models.restore(f)[0], x) for f in folders]
     mean = torch.stack(found).mean(0)
     return dict(runs=[f.name for f in folders], trained=[measures(e, side) for e in found],
                 fresh=measures(field(unborn, x), side),
@@ -189,7 +189,7 @@ def localised(net, x, y, masks):
 
 def shown(folder, dataset, per_class=2):
     "Grad-CAM on drawn images: maps for the true class and the next best one."
-    net = evaluation.restore(folder)[0]
+    net = models.restore(folder)[0]
     at = torch.cat([(dataset.val.labels == k).nonzero()[:per_class, 0] for k in range(10)])
     x, y = dataset.val.take(at)
     x = data.to_float(x.permute(0, 3, 1, 2), dataset.preprocessing)
@@ -302,7 +302,7 @@ def main() -> None:
     parser.add_argument("--book", type=Path, default=ROOT / "nbs/runs", help="runs of the book")
     args = parser.parse_args()
     for name in (*SCALES, SHOWN, *(f"steps_tiny20/{step}" for step in ("base", "k7", "sep_ds"))):
-        evaluation.restore(args.runs / name)  # a missing one is told now, not at the end
+        models.restore(args.runs / name)  # a missing one is told now, not at the end
     start = time.time()
     torch.manual_seed(0)
     tiny = data.load(str(args.data))
@@ -319,15 +319,15 @@ def main() -> None:
     masks = box_masks(args.data, few.val.rows[at])
     for step in ("base", "k7", "sep_ds"):
         for folder in finished(args.runs, step):
-            net = evaluation.restore(folder)[0]
+            net = models.restore(folder)[0]
             found["boxes"][folder.name] = localised(net, x, y, masks)
             found["blocks"][folder.name] = blocks(net, x, y)
             print(f"{time.time() - start:4.0f} s  boxes, blocks of {folder.name}", flush=True)
     for name in SCALES:
-        found["blocks"][name] = blocks(evaluation.restore(args.runs / name)[0], x, y)
+        found["blocks"][name] = blocks(models.restore(args.runs / name)[0], x, y)
     untrained = fresh(args.runs / "steps_tiny20/base", x[:250])
     found["boxes"]["fresh base"] = localised(untrained, x, y, masks)
-    net = evaluation.restore(ATTO)[0]
+    net = models.restore(ATTO)[0]
     x, y, at = images(tiny, tiny.val, 2000)
     found["boxes"][ATTO] = localised(net, x, y, box_masks(args.data, at))
     found["blocks"][ATTO] = blocks(net, x, y)
