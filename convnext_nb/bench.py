@@ -291,7 +291,7 @@ def _one_pass(one, recipe, dataset, net, loader):
     if one.library == "ours":
         precision = "bf16" if one.bf16 else "fp32"
         return engine(replace(recipe, precision=precision), dataset, one.compiled)
-    theirs = peers.build(net, "timm")
+    theirs = peers.build_peer(net, "timm")
     return plain_loop(theirs, loader, train.best_device(), LAYOUTS[one.layout], one.bf16,
                       one.compiled)
 

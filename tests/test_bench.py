@@ -121,7 +121,7 @@ def test_recipes_that_are_timed():
 @pytest.mark.parametrize("stem_stride", [2, 4])
 def test_timm_races_with_the_same_network(stem_stride):
     ours = convnext.ConvNeXt((1, 2, 1, 1), (8, 16, 24, 32), 10, stem_stride=stem_stride)
-    theirs = peers.build(ours, "timm")
+    theirs = peers.build_peer(ours, "timm")
     assert cost.count(theirs, 64) == cost.count(ours, 64)
 
 

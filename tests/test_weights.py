@@ -17,7 +17,7 @@ SMALL_SWIN = dict(depths=(2, 2, 2, 2), dim=12, heads=(1, 2, 3, 4))
 
 def their(library, name):
     "The other library's network of this name, without tensors."
-    return on_meta(peers.build, name, library.replace("huggingface", "transformers"))
+    return on_meta(peers.build_peer, name, library.replace("huggingface", "transformers"))
 
 
 def drawn_swin(seed=0, **settings):
