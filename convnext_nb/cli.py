@@ -24,7 +24,7 @@ from typing import Literal, get_args
 from fastcore.docments import docments
 from PIL import Image
 
-from . import data, evaluation, folders, runs, train
+from . import data, evaluation, folders, models, runs, train
 
 # %% ../nbs/430_cli.ipynb #2621dbd7
 @contextmanager
@@ -184,9 +184,9 @@ def cnx_eval(
 
 # %% ../nbs/430_cli.ipynb #7af5c20f
 def restored(run: str) -> dict:
-    "What `evaluation.restore` finds: the `weights`, and their average `ema` if the run kept one."
-    nets = {"weights": evaluation.restore(run)}
-    if (Path(run) / "ema.safetensors").exists(): nets["ema"] = evaluation.restore(run, ema=True)
+    "What `models.restore` finds: the `weights`, and their average `ema` if the run kept one."
+    nets = {"weights": models.restore(run)}
+    if (Path(run) / "ema.safetensors").exists(): nets["ema"] = models.restore(run, ema=True)
     return nets
 
 def facts_of(run: str) -> dict:
@@ -265,7 +265,7 @@ def cnx_predict(
     "Say what is in pictures: the likeliest classes, with their probabilities."
     with plain_errors():
         paths = list_pictures(images)
-        net, pre, classes = evaluation.restore(run)
+        net, pre, classes = models.restore(run)
         net.to(device or train.best_device())
         found = [dict(image=str(path), classes=[dict(name=c, probability=p) for c, p in best])
                  for path, best in predict_pictures(net, paths, pre, classes, top)]
@@ -294,7 +294,7 @@ def predict_pictures(net, paths, preprocessing, classes, top):
             print(f"error: {path} is no picture that can be read ({e}); give a JPEG or PNG",
                   file=sys.stderr)
             continue
-        yield path, evaluation.classify(net, [fitted], whole, classes, top)[0]
+        yield path, models.classify(net, [fitted], whole, classes, top)[0]
 
 def print_predictions(found: list[dict], as_json: bool = False):
     "Prints what `cnx_predict` found, for people or as JSON."

@@ -25,7 +25,8 @@ from tqdm import tqdm
 from . import augment, checkpoint, data, optim, runs, weights
 from .checkpoint import Interrupted, Job, Saver, delay_interrupt  # noqa: F401
 from .data import Dataset, Split
-from .evaluation import create, evaluate, shipped
+from .evaluation import evaluate
+from .models import create, shipped
 from convnext_nb.recipe import (  # noqa: F401
     PRESETS,
     Recipe,

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from convnext_nb import cli, data, evaluation, runs, weights
+from convnext_nb import cli, data, evaluation, models, runs, weights
 from convnext_nb.data import Preprocessing
 
 BIN = Path(sys.executable).parent
@@ -86,7 +86,7 @@ def test_another_network_keeps_what_it_has_too(recipe, model, kept):
     args = cli.model_args_for(chosen, model)
     assert sorted(args) == kept and args.items() <= chosen.model_args.items()
     with torch.device("meta"):
-        evaluation.create(model or chosen.model, 10, **args)  # takes them
+        models.create(model or chosen.model, 10, **args)  # takes them
 
 
 def test_two_processes_train_by_the_recipe_alone(train, tmp_path, monkeypatch):
@@ -102,7 +102,7 @@ def test_two_processes_train_by_the_recipe_alone(train, tmp_path, monkeypatch):
     assert done.returncode == 0, done.stderr
     evidence = json.loads(done.stdout)
     assert evidence["processes"] == 2
-    net, pre, classes = evaluation.restore(tmp_path / "run")
+    net, pre, classes = models.restore(tmp_path / "run")
     found = evaluation.evaluate(net, cli.load_data(str(tmp_path / "own"), True).val, pre)
     for key, value in found.items():
         assert evidence[f"val_{key}"] == pytest.approx(value, rel=1e-5)
@@ -156,7 +156,7 @@ def small_run(tmp_path, monkeypatch):
     folder = tmp_path / "run"
     folder.mkdir()
     sizes = dict(depths=[1, 1, 1, 1], dims=[8, 16, 24, 32], layer_scale=1.0)
-    net = weights.randomize(evaluation.create("convnext", 10, **sizes))
+    net = weights.randomize(models.create("convnext", 10, **sizes))
     runs.write_json(folder / "recipe.json", dict(
         recipe=dict(model="convnext", model_args=sizes, epochs=1),
         data=dict(classes=list(held.classes), source=held.source,
@@ -229,7 +229,7 @@ def test_eval_reads_streamed_pictures_as_the_run_did(train, tmp_path, capsys):
 def test_ctrl_c_is_exit_code_130(monkeypatch, capsys):
     def interrupted(*args, **kw):
         raise KeyboardInterrupt
-    monkeypatch.setattr(evaluation, "restore", interrupted)
+    monkeypatch.setattr(models, "restore", interrupted)
     for call in (lambda: cli.cnx_eval("run"), lambda: cli.cnx_predict([__file__])):
         with pytest.raises(SystemExit) as stop:
             call()
@@ -244,8 +244,8 @@ def test_predict_pictures_and_folders(tmp_path):
     found = json.loads(done.stdout)
     assert [row["image"] for row in found] == [str(p) for p in [*inside, inside[0]]]
     assert found[0]["classes"] == found[-1]["classes"] and len(found[0]["classes"]) == 2
-    net, pre, classes = evaluation.restore("atto_tiny200")
-    expected = evaluation.classify(net, [Image.open(p) for p in inside], pre, classes, 2)
+    net, pre, classes = models.restore("atto_tiny200")
+    expected = models.classify(net, [Image.open(p) for p in inside], pre, classes, 2)
     for row, best in zip(found, expected):
         assert [c["name"] for c in row["classes"]] == [name for name, _ in best]
         probabilities = [c["probability"] for c in row["classes"]]
@@ -257,7 +257,7 @@ def test_predict_cuts_a_picture_only_once(small_run, tmp_path):
     path = tmp_path / "one.png"
     Image.fromarray(small_run[1].val.images[0].numpy()).save(path)
     (_, found), = cli.predict_pictures(net, [path], pre, data.SHAPES, 10)
-    best = evaluation.classify(net, [Image.open(path)], pre, data.SHAPES, 10)[0]
+    best = models.classify(net, [Image.open(path)], pre, data.SHAPES, 10)[0]
     assert dict(found) == pytest.approx(dict(best), abs=1e-5)
 
 

@@ -9,9 +9,8 @@ import torch
 import torchvision
 from oracles import gap
 from torch import nn
-from transformers import SwinConfig, SwinForImageClassification
 
-from convnext_nb import convnext, cost, resnet, swin, weights
+from convnext_nb import convnext, cost, peers, resnet, swin, weights
 
 SIZES = ("swin_t", "swin_s", "swin_b")
 SMALL = dict(depths=(2, 2, 2, 2), dim=12, heads=(1, 2, 3, 4), num_classes=5)
@@ -40,27 +39,16 @@ def drawn(make, **kwargs):
 
 
 def torchvisions(ours, name):
-    with torch.device("meta"):
-        theirs = torchvision.models.get_model(name)
-    state = {k: v.detach() for k, v in ours.state_dict().items()}
-    theirs.load_state_dict(state, strict=True, assign=True)
+    theirs = peers.with_our_weights(ours, "torchvision", name)
     for m in theirs.modules():
         if isinstance(m, torchvision.ops.StochasticDepth):
             m.p = 0.0
-    return theirs.requires_grad_().eval()
+    return theirs
 
 
 def timms(ours, **kwargs):
     theirs = timm.create_model("swin_tiny_patch4_window7_224", **kwargs)
     theirs.load_state_dict(weights.convert(ours, "timm"), strict=True)
-    return theirs.eval()
-
-
-def transformers_(ours, depths, dim, heads, num_classes):
-    config = SwinConfig(depths=depths, embed_dim=dim, num_heads=heads, num_labels=num_classes,
-                        drop_path_rate=0.0)
-    theirs = SwinForImageClassification(config)
-    theirs.load_state_dict(weights.convert(ours, "huggingface"), strict=True)
     return theirs.eval()
 
 
@@ -124,7 +112,7 @@ def test_gradients_are_torchvisions(train):
 @pytest.mark.parametrize("train", [True, False])
 def test_logits_and_gradients_are_transformers(train):
     ours = drawn(swin.Swin, **SMALL).train(train)
-    theirs = transformers_(ours, **SMALL).train(train)
+    theirs = peers.with_our_weights(ours, "transformers").train(train)
     x = images(224, 224)
     a, b = ours(x), theirs(x).logits
     assert gap(a, b) < 1e-5
@@ -133,7 +121,7 @@ def test_logits_and_gradients_are_transformers(train):
     grads = {n: p.grad for n, p in theirs.named_parameters()}
     for name, p in ours.named_parameters():
         parts = [name.replace("qkv", part) for part in "qkv"] if "qkv" in name else [name]
-        found = torch.cat([grads[weights.names(ours, "huggingface")[part]] for part in parts])
+        found = torch.cat([grads[weights.key_map(ours, "huggingface")[part]] for part in parts])
         assert gap(p.grad, found) < 1e-4, name
 
 

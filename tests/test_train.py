@@ -28,7 +28,7 @@ from training import (
     undisturbed,
 )
 
-from convnext_nb import convnext, data, evaluation, optim, runs, train
+from convnext_nb import convnext, data, evaluation, models, optim, runs, train
 from convnext_nb.data import Dataset, Preprocessing
 from convnext_nb.recipe import PRESETS, Recipe
 
@@ -214,7 +214,7 @@ def test_everything_on(full):
     model, run = full
     assert names(run.folder) == sorted([*COMPLETE, "ema.safetensors"])
     assert all(0 <= row["ema_val_top1"] <= 100 for row in rows(run))
-    net, pre, classes = evaluation.restore(run.folder, ema=True)
+    net, pre, classes = models.restore(run.folder, ema=True)
     found = evaluation.evaluate(net, dataset().val, pre)
     assert {f"ema_{k}": v for k, v in found.items()} == pytest.approx(
         {k: v for k, v in run.evidence.items() if k.startswith("ema_")})
@@ -231,7 +231,7 @@ def test_the_average_is_the_plain_formula(tmp_path, monkeypatch):
     average = next(train.create(RECIPE.model, 4, **RECIPE.model_args).parameters()).detach()
     for weights in seen:
         average = 0.7 * average + 0.3 * weights
-    kept = evaluation.restore(tmp_path, ema=True)[0]
+    kept = models.restore(tmp_path, ema=True)[0]
     assert torch.allclose(next(kept.parameters()), average, atol=1e-6)
 
 
@@ -255,7 +255,7 @@ def test_presets_run(name, tmp_path, monkeypatch):
 def test_a_run_of_each_family_can_be_used(model, args, tmp_path):
     recipe = Recipe(model=model, model_args=args, epochs=1, batch_size=2, warmup_epochs=0)
     net, run = fit(tmp_path, recipe, dataset(2, 2, side=32))
-    again, pre, classes = evaluation.restore(run.folder)
+    again, pre, classes = models.restore(run.folder)
     assert evaluation.evaluate(again, dataset(2, 2).val, pre) == evaluation.evaluate(
         net, dataset(2, 2).val, pre)
 
@@ -280,7 +280,7 @@ def test_a_start_from_the_shipped_network(tmp_path):
                     lr=1e-12, min_lr=0.0, warmup_epochs=0, epochs=1, batch_size=2, precision="fp32")
     with pytest.warns(UserWarning, match="head is left fresh"):
         net = fit(tmp_path, recipe, dataset(2, 2))[0]
-    shipped = evaluation.restore("atto_tiny200")[0]
+    shipped = models.restore("atto_tiny200")[0]
     assert torch.allclose(net.stages[3][1].pwconv2.weight, shipped.stages[3][1].pwconv2.weight)
 
 
