@@ -13,7 +13,7 @@ from fastcore.basics import patch
 from timm.models import FeatureInfo, register_model
 from torch import nn
 
-from . import convnext
+from . import convnext, fast
 from .data import Preprocessing
 from .layers import DropPath, drop_path_rates
 
@@ -158,6 +158,7 @@ def _register(ours, name):
                              "or create it without and use convnext_nb.weights.load")
         net = getattr(convnext, ours)(num_classes or 1, drop_path=drop_path_rate, **kwargs)
         model = TimmConvNeXt(net, features_only, out_indices, drop_rate)
+        fast.speed_up(model)
         if not num_classes: model.reset_classifier(0)
         how = Preprocessing(size=224, crop=0.875)
         cfg = dict(architecture=name, url="", num_classes=1000, input_size=(3, 224, 224),

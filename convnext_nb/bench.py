@@ -34,7 +34,7 @@ from torch.profiler import profile
 from torchvision.transforms import v2
 from tqdm import tqdm
 
-from . import archive, convnext, cost, data, runs, train, weights
+from . import archive, convnext, cost, data, fast, runs, train, weights
 from .cli import load_data, plain_errors
 
 # %% ../nbs/540_bench.ipynb #26dcd982
@@ -140,6 +140,7 @@ def networks(
 ) -> dict[str, nn.Module]:
     "Ours and the other libraries' ConvNeXt with the same weights, drawn at random."
     nets = dict(ours=weights.randomize(convnext.ConvNeXt(depths, dims)))
+    fast.speed_up(nets["ours"])
     with torch.device("meta"): others = rivals(depths, dims)
     for name, net in others.items():
         state = copy.deepcopy(weights.convert(nets["ours"], name))

@@ -18,7 +18,7 @@ from safetensors import safe_open
 from torch import nn
 from torch.nn import functional as F
 
-from . import convnext, cost, data, resnet, roadmap, runs, swin, weights
+from . import convnext, cost, data, fast, resnet, roadmap, runs, swin, weights
 from .data import Preprocessing, Split
 
 # %% ../nbs/240_evaluation.ipynb #4ec4db8b
@@ -242,6 +242,7 @@ def _built(path, model, model_args, preprocessing, classes):
         except UserWarning as e:
             raise ValueError(f"{path} holds another network than {model} with {len(classes)} "
                              f"classes: {e}") from e
+    fast.speed_up(net)
     return net.eval(), Preprocessing.from_dict(preprocessing), tuple(classes)
 
 # %% ../nbs/240_evaluation.ipynb #30c599ed

@@ -10,9 +10,10 @@ __all__ = ['resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet152', 'resnet
 from collections import OrderedDict
 from functools import partial
 
+import torch
 from torch import nn
 
-from .layers import DropPath, check_image, drop_path_rates, scale
+from .layers import DropPath, check_image, drop_path_rates
 
 # %% ../nbs/130_resnet.ipynb #0ade7c2c
 class Bottleneck(nn.Module):
@@ -39,7 +40,7 @@ class Bottleneck(nn.Module):
         self.bn3 = nn.BatchNorm2d(out_chs)
         self.relu = nn.ReLU(inplace=True)
         self.downsample = shortcut(in_chs, out_chs, stride)
-        self.gamma = scale(out_chs, layer_scale)
+        self.gamma = nn.Parameter(layer_scale * torch.ones(out_chs)) if layer_scale else None
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x):  # (B, in_chs, H, W)

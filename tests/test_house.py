@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = sorted(p for p in (ROOT / "convnext_nb").glob("*.py") if not p.stem.startswith("_"))
-FLOORS = {"layers": 1, "cost": 1, "resnet": 2, "roadmap": 2, "convnext": 2, "swin": 2,
+FLOORS = {"layers": 1, "cost": 1, "resnet": 2, "roadmap": 2, "convnext": 2, "swin": 2, "fast": 2,
           "archive": 2, "data": 2, "augment": 2, "folders": 2, "optim": 3, "evaluation": 3,
           "train": 3, "runs": 3, "weights": 3, "explore": 4, "results": 4, "bench": 4, "cli": 4,
           "proof": 4, "backbone": 4}
