@@ -115,7 +115,7 @@ class ConvNeXt(nn.Module):
 
     def forward(self, x):  # (B, in_chans, H, W)
         check_image(x, self.in_chans, self.total_stride)
-        x = x.contiguous(memory_format=torch.channels_last)
+        x = x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)  # channels last in memory
         maps = []
         for downsample, stage in zip(self.downsample_layers, self.stages):
             x = stage(downsample(x))  # (B, dims[i], H / stride_i, W / stride_i)
@@ -184,7 +184,7 @@ class ConvNeXtIsotropic(nn.Module):
 
     def forward(self, x):  # (B, in_chans, H, W)
         check_image(x, self.in_chans, self.total_stride)
-        x = x.contiguous(memory_format=torch.channels_last)
+        x = x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)  # channels last in memory
         x = self.stem(x)  # (B, dim, H/16, W/16)
         x = self.blocks(x)
         x = x.mean((2, 3))  # (B, dim)

@@ -30,9 +30,10 @@ from torch import nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from . import augment, data, fast, optim, runs, weights
+from . import augment, data, optim, runs, weights
 from .data import Dataset, Split
 from .evaluation import create, evaluate, shipped
+from .fast import speed_up
 
 # %% ../nbs/280_train.ipynb #0fd0c9e8
 @dataclass(frozen=True)
@@ -378,7 +379,7 @@ def set_up(recipe: Recipe, dataset: Dataset, device: str | None) -> Job:
         for p in model.get_submodule(head).parameters(): p.mul_(recipe.head_init_scale)
     if recipe.start: weights.load(model, shipped().get(recipe.start, recipe.start))
     model = model.to(device, memory_format=torch.channels_last)
-    fast.speed_up(model)
+    speed_up(model)
     job = Job(recipe, dataset, model, optim.build(model, recipe), device, team=team)
     if recipe.ema:
         from timm.utils import ModelEmaV3
