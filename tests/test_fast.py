@@ -303,7 +303,7 @@ class Doubled(nn.Linear):
 
 
 class Special(torch.Tensor):
-    __torch_function__ = torch._C._disabled_torch_function_impl  # results are usual tensors
+    "Whatever is computed with it is special, too."
 
 
 def replaced(name, make):
@@ -345,7 +345,7 @@ def test_changed_layers_are_respected(change, ways, monkeypatch):
         CHANGES[change](blocks(net.eval())[0])
     with torch.no_grad():
         assert gap(quick(images(batch=5)), plain(images(batch=5))) < 1e-5
-    assert len(ways) == len(blocks(quick)) - 1
+    assert len(ways) == (0 if "special" in change else len(blocks(quick)) - 1)
 
 
 def dilate(conv):
