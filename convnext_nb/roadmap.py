@@ -17,7 +17,7 @@ from .layers import DropPath, LayerNorm2d, check_image, drop_path_rates
 # %% ../nbs/150_roadmap.ipynb #c1dfd96e
 @dataclass(frozen=True)
 class Step:
-    "One row of the roadmap: the fields that make its network, and what the paper prints for it."
+    "One row of the roadmap: the fields that define its network, and the paper's numbers for it."
     name: str = "base"
     label: str = "ResNet, enhanced recipe"
     parent: str | None = None  # the step that this one changes
@@ -105,8 +105,8 @@ def steps(
 ) -> list[Step]:
     """The roadmap of `regime`: 16 steps, each made from its parent by replacing a few fields.
 
-    `base` stands for the first two rows of the table, which differ in recipe only. The branches
-    k5, k9 and k11 start at `move_up` as k7 does; k7 is kept. ValueError for an unknown regime.
+    `base` stands for the first two rows of the table, which differ only in the recipe. The branches
+    k5, k9 and k11 start at `move_up`, as k7 does; k7 is kept. ValueError for an unknown regime.
     """
     if regime not in _REGIMES:
         raise ValueError(f"unknown regime {regime!r}; there are: {', '.join(_REGIMES)}")
@@ -123,7 +123,7 @@ def step(
     name: str,  # such as "depthwise"
     regime: str = "resnet50",  # "resnet50" or "resnet200"
 ) -> Step:
-    "The step of that name. ValueError, with the names there are, for an unknown one."
+    "The step of that name. ValueError, with the known names, for an unknown one."
     return _find(name, regime)
 
 def _find(name, regime):
@@ -136,7 +136,7 @@ def _find(name, regime):
 _NUMBERS = ("top1", "top1_std", "gflops", "gmacs", "params")
 
 class Diff(dict):
-    "What two steps differ in: field -> (before, after); prints and shows one line a field."
+    "What two steps differ in: field -> (before, after). Prints and shows one line per field."
     def __repr__(self):
         return "\n".join(f"{k}: {a!r} -> {b!r}" for k, (a, b) in self.items()) or "no difference"
 
@@ -333,7 +333,7 @@ def build(
 
 # %% ../nbs/150_roadmap.ipynb #b6692ea5
 def check_costs(regime: str = "resnet50") -> list[dict]:
-    "One row a step: the paper's numbers and the cost of the network that `build` makes."
+    "One row per step: the paper's numbers, and the cost of the network that `build` makes."
     rows = []
     for s in steps(regime):
         with torch.device("meta"): c = cost.count(build(s))
