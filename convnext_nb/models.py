@@ -19,6 +19,7 @@ from torch import nn
 from . import convnext, data, resnet, roadmap, runs, swin, weights
 from .data import Preprocessing, Split
 from .evaluation import predict
+from .fast import speed_up
 
 # %% ../nbs/267_models.ipynb #c38e36b2
 def create(
@@ -114,7 +115,7 @@ def _built(path, model, model_args, preprocessing, classes):
         except UserWarning as e:
             raise ValueError(f"{path} holds another network than {model} with {len(classes)} "
                              f"classes: {e}") from e
-    return net.eval(), Preprocessing.from_dict(preprocessing), tuple(classes)
+    return speed_up(net).eval(), Preprocessing.from_dict(preprocessing), tuple(classes)
 
 # %% ../nbs/267_models.ipynb #30c599ed
 def classify(

@@ -15,6 +15,7 @@ from torch import nn
 
 from . import convnext
 from .data import Preprocessing
+from .fast import speed_up
 from .finetune import replace_head
 
 # %% ../nbs/415_timm.ipynb #5fd138a3
@@ -87,7 +88,7 @@ def _create(
     if pretrained:
         raise ValueError(f"{name} has no published weights of its own: give checkpoint_path, "
                          "or create it without and use convnext_nb.weights.load")
-    net = builder(num_classes or 1, drop_path=drop_path_rate, **kwargs)
+    net = speed_up(builder(num_classes or 1, drop_path=drop_path_rate, **kwargs))
     model = TimmConvNeXt(net, features_only, out_indices, drop_rate)
     if not num_classes: model.reset_classifier(0)
     model.default_cfg = _config(name) | (pretrained_cfg_overlay or {})

@@ -26,6 +26,7 @@ from . import augment, checkpoint, data, optim, runs, weights
 from .checkpoint import Interrupted, Job, Saver, delay_interrupt  # noqa: F401
 from .data import Dataset, Split
 from .evaluation import evaluate
+from .fast import speed_up
 from .models import create, shipped
 from convnext_nb.recipe import (  # noqa: F401
     PRESETS,
@@ -154,7 +155,7 @@ def prepare(
         dataset = to_device(dataset, device, free // 2)
     torch.manual_seed(recipe.seed)
     model = _network(recipe, dataset)
-    model = model.to(device, memory_format=torch.channels_last)
+    model = speed_up(model.to(device, memory_format=torch.channels_last))
     job = Job(recipe, dataset, model, optim.make_optimizer(model, recipe), device,
               bf16=use_bf16(recipe, device), accelerator=accelerator)
     if recipe.ema:

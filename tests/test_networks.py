@@ -186,6 +186,12 @@ def test_channels_last_changes_nothing_in_any_family(family):
     assert gap(fast, plain) < 1e-5
 
 
+@pytest.mark.parametrize("family", ["V1", "V2"])
+def test_any_layout_is_channels_last_inside(family):
+    for m in FAMILIES[family](features=True)(images()):
+        assert m.is_contiguous(memory_format=torch.channels_last)
+
+
 @each_family
 @pytest.mark.parametrize("dtype, near", [(torch.bfloat16, 0.1), (torch.float16, 0.02)])
 def test_half_precision_stays_near(family, dtype, near):
