@@ -35,7 +35,7 @@ def test_timm_races_with_the_same_network(stem_stride):
 
 
 def test_the_whole_preset_is_bounded(monkeypatch):
-    "What bounds a pass is measured with the preset's own augmentation, not with the race's."
+    "The bounds of a pass are measured with the preset's own augmentation, not the race's."
     seen = []
     monkeypatch.setattr(bench, "bounds", lambda recipe, *args: seen.append(recipe) or [])
     bench.bench_train(repeats=1, batches=2, batch_size=4, mixup=0.2,

@@ -42,7 +42,7 @@ def on_one_thread():
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    "A run that nothing disturbed."
+    "An undisturbed run."
     return undisturbed(tmp_path_factory.mktemp("whole"))
 
 
@@ -77,7 +77,7 @@ def test_a_killed_process_resumes_to_the_same_bits(whole, tmp_path):
 
 @pytest.mark.parametrize("after", [1, 4])  # of six steps, with an image size of its own each three
 def test_a_process_killed_between_its_saves_resumes(after, full, tmp_path):
-    "Everything on, the state saved after each step, and a real kill while one is under way."
+    "Everything on, the state saved after each step, and a real kill during a step."
     code = CHILD + f"""
 training.train.fit(training.FULL, training.dataset(), {str(tmp_path)!r}, "cpu",
                      progress=False, save_minutes=0)"""
@@ -108,7 +108,7 @@ STEPS = {  # where the run ends: (place, function, call)
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_wherever_it_ends_it_goes_on(step, whole, tmp_path):
+def test_it_resumes_wherever_it_ended(step, whole, tmp_path):
     patch = interrupted(*STEPS[step])
     with pytest.raises(Killed):
         fit(tmp_path)
@@ -137,7 +137,7 @@ def test_a_finished_run_is_left_alone(whole, tmp_path, monkeypatch):
 
 
 def test_a_run_whose_state_is_gone_is_kept(tmp_path):
-    "As it is with the runs of the book, whose checkpoints are not in the repository."
+    "As with the book's runs, whose checkpoints are not in the repository."
     fit(tmp_path, replace(RECIPE, epochs=2))
     (tmp_path / "checkpoint.pt").unlink()
     before = {name: (tmp_path / name).read_bytes() for name in names(tmp_path)}
@@ -164,7 +164,7 @@ def test_evidence_names_every_machine(whole, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("when", [0, 2, 3, 5])  # 3 steps an epoch
 def test_killed_inside_an_epoch(when, full, tmp_path, monkeypatch):
-    "State is saved after every step here; what follows has the same bits, average included."
+    "The state is saved after every step; the rest has the same bits, the average included."
     patch = interrupted(train.optim, "lr_at", when)
     with pytest.raises(Killed):
         train.fit(FULL, dataset(), tmp_path, device="cpu", progress=False, save_minutes=0)
@@ -206,7 +206,7 @@ def test_a_truncated_checkpoint_is_named(share, tmp_path):
 
 
 def test_a_changed_bit_in_a_checkpoint_is_noticed(tmp_path):
-    "torch would load it: of a weight, one bit makes 1e36."
+    "torch would load it: one flipped bit turns a weight into 1e36."
     model = fit(tmp_path, replace(RECIPE, epochs=1))[0]
     path, weight = tmp_path / "checkpoint.pt", model.head.weight.detach().numpy().tobytes()
     content = bytearray(path.read_bytes())
@@ -300,7 +300,7 @@ def test_a_disk_that_is_really_full(whole, tmp_path):
 
 
 def test_ctrl_c_in_a_checkpoint_is_ctrl_c(whole, tmp_path, monkeypatch):
-    "torch's writer reports an interrupted write as a RuntimeError of its own."
+    "torch's writer turns an interrupted write into its own RuntimeError."
     def cut(state, file):
         try:
             raise KeyboardInterrupt

@@ -22,7 +22,7 @@ def command(*words):
 
 
 def pictures(folder: Path, n: int = 30) -> Path:
-    "A folder of two classes of own pictures."
+    "A folder of pictures of your own, in two classes."
     shapes = data.Shapes(250, 50).select(2)
     for i, label in enumerate(shapes.train.labels[:n].tolist()):
         place = folder / shapes.classes[label]
@@ -81,7 +81,7 @@ def test_bad_input_is_one_line_and_exit_code_1(train, words, said):
     ("pocket", "convnext",
      ["depths", "dims", "drop_path", "init", "layer_scale", "stem_stride"]),
     ("step", "roadmap/k7", ["width_mult"]), ("hour", "roadmap/k7", ["drop_path"])])
-def test_another_network_keeps_what_it_has_too(recipe, model, kept):
+def test_another_network_keeps_the_arguments_it_shares(recipe, model, kept):
     chosen = cli.recipe_by_name(recipe)
     args = cli.model_args_for(chosen, model)
     assert sorted(args) == kept and args.items() <= chosen.model_args.items()
@@ -90,7 +90,7 @@ def test_another_network_keeps_what_it_has_too(recipe, model, kept):
 
 
 def test_two_processes_train_by_the_recipe_alone(train, tmp_path, monkeypatch):
-    """Whatever accelerate's own configuration says; batch norm is as the saved file has it."""
+    """No matter how accelerate is configured; batch norm is as the saved file has it."""
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
@@ -117,7 +117,7 @@ def test_unknown_benchmark():
     assert done.returncode == 1 and "there are: pack, data" in done.stderr
 
 
-def test_ctrl_c_keeps_whole_epochs_and_goes_on(train, tmp_path):
+def test_ctrl_c_keeps_whole_epochs_and_resumes(train, tmp_path):
     metrics = tmp_path / "run" / "metrics.jsonl"
     words = [*train, "--epochs", "200"]
     process = subprocess.Popen([BIN / words[0], *words[1:]], stderr=subprocess.PIPE, text=True)
@@ -149,7 +149,7 @@ def test_bench_prints_nothing_but_json():
 
 @pytest.fixture
 def small_run(tmp_path, monkeypatch):
-    "A run on drawn shapes with 5 images a class held out, and the words of its data."
+    "A run on drawn shapes with 5 images per class held out, with its data and network."
     shapes = data.Shapes(120, 50)
     monkeypatch.setattr(data, "Shapes", lambda: shapes)
     held = shapes.hold_out(5)
@@ -261,7 +261,7 @@ def test_predict_cuts_a_picture_only_once(small_run, tmp_path):
     assert dict(found) == pytest.approx(dict(best), abs=1e-5)
 
 
-def test_predict_tells_which_pictures_it_cannot_read(tmp_path):
+def test_predict_says_which_pictures_it_cannot_read(tmp_path):
     good = sorted(pictures(tmp_path / "own", 1).rglob("*.png"))[0]
     text, cut = tmp_path / "text.jpg", tmp_path / "cut.png"
     text.write_text("no picture")

@@ -27,7 +27,7 @@ def network(k=3, drop_path=0.5):
 
 
 def drawn(n, k, seed):
-    "Logits with ties left out, and labels that they often get right."
+    "Logits without ties, and labels that they often predict."
     g = torch.Generator().manual_seed(seed)
     logits, labels = 3 * torch.randn(n, k, generator=g), torch.randint(k, (n,), generator=g)
     logits[torch.arange(n), labels] += 2
@@ -37,7 +37,7 @@ def drawn(n, k, seed):
 # Counts by hand
 
 def counted(logits, labels):
-    "top-1, top-5 and loss from the definitions, an image at a time."
+    "Top-1, top-5 and loss from their definitions, one image at a time."
     top1 = top5 = loss = 0.0
     for z, y in zip(logits.double().numpy(), labels.tolist()):
         better = int((z > z[y]).sum())  # classes in front of the true one
@@ -69,7 +69,7 @@ def test_evaluate_and_predict_are_one_pass_of_the_network(n, batch_size, flip):
     assert said == pytest.approx(counted(expected, images.labels), rel=1e-4) and net.training
 
 
-def test_images_of_another_size_are_scaled_to_the_networks():
+def test_images_are_scaled_to_the_networks_size():
     net, small = network(), split(4, side=16)
     x = data.to_float(small.images.permute(0, 3, 1, 2), PRE)
     x = F.interpolate(x, (32, 32), mode="bicubic", antialias=True)
@@ -102,7 +102,7 @@ def test_an_error_leaves_the_network_in_its_mode():
 
 
 class Reads(TorchDispatchMode):
-    "Counts the operations for which a GPU would have to be waited for."
+    "Counts the operations that would wait for a GPU."
     def __init__(self):
         super().__init__()
         self.count = 0
@@ -150,7 +150,7 @@ def test_confusion_by_hand(n, k, seed):
 # Calibration
 
 def ece_by_hand(logits, labels, bins):
-    "Guo et al. 2017, equations 1 to 3, an image at a time."
+    "Guo et al. 2017, equations 1 to 3, one image at a time."
     p = np.exp(logits.double().numpy())
     p /= p.sum(1, keepdims=True)
     members = [[] for _ in range(bins)]
@@ -187,7 +187,7 @@ def test_calibration_known_cases():
 
 
 @pytest.mark.parametrize("true", [0.4, 1.0, 2.5])
-def test_temperature_is_found_again(true):
+def test_temperature_is_recovered(true):
     g = torch.Generator().manual_seed(0)
     logits = 2 * torch.randn(20_000, 6, generator=g)
     labels = (logits / true).softmax(1).multinomial(1, generator=g).squeeze(1)

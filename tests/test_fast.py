@@ -14,7 +14,7 @@ from torch.func import functional_call, grad, jvp, vmap
 from torch.nn.utils import parametrizations, prune
 from torch.utils.flop_counter import FlopCounterMode
 
-from convnext_nb import bench, convnext, evaluation, fast, roadmap, train, weights
+from convnext_nb import convnext, fast, models, peers, roadmap, train, weights
 from convnext_nb.data import Shapes
 
 SMALL = dict(depths=(1, 1, 2, 1), dims=(8, 16, 32, 64))
@@ -248,11 +248,12 @@ def test_builders_can_be_pickled_and_are_named():
 # Who is served without asking --------------------------------------------------------------------
 
 def test_engine_commands_and_timm_are_sped_up():
-    import convnext_nb.backbone  # noqa: F401
     import timm
+
+    import convnext_nb.timm_models  # noqa: F401
     recipe = train.Recipe(model="convnext", model_args=SMALL, epochs=1, warmup_epochs=0)
-    nets = [train.set_up(recipe, Shapes(40, 10), "cpu").model,
-            evaluation.restore("atto_tiny200")[0], bench.networks(**SMALL)["ours"],
+    nets = [train.prepare(recipe, Shapes(40, 10), "cpu").model,
+            models.restore("atto_tiny200")[0], peers.networks(**SMALL)["ours"],
             timm.create_model("convnext_nb_atto"),
             timm.create_model("convnextv2_nb_atto", features_only=True)]
     for net in nets:
@@ -400,7 +401,7 @@ def test_double_under_autocast_stays_double():
 
 
 @each_network
-def test_one_graph_for_the_compiler(name):
+def test_compiles_to_one_graph(name):
     plain, quick = pair(name)
     compiled = torch.compile(quick, backend="aot_eager", fullgraph=True)
     for net in (plain, compiled):

@@ -85,7 +85,7 @@ def test_frozen_survives_copies_and_can_be_undone(name):
     assert finetune.stages(lower)[1][-1].training
 
 
-def test_a_stage_that_is_not_there():
+def test_a_stage_that_does_not_exist():
     for last in (-2, 5):
         with pytest.raises(ValueError, match=r"ConvNeXt has stages 0 \(the stem\) to 4"):
             finetune.freeze(make("convnext"), last)
@@ -113,7 +113,7 @@ def test_another_head(name):
 
 @each_net
 @pytest.mark.parametrize("rate", [0.0, 0.3])
-def test_drop_path_as_if_built_so(name, rate):
+def test_drop_path_set_later_equals_drop_path_from_the_start(name, rate):
     def rates(model):
         return [m.p for m in model.modules() if isinstance(m, finetune.DropPath)]
     assert rates(finetune.set_drop_path(make(name), rate)) == rates(make(name, drop_path=rate))

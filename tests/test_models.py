@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -112,7 +113,7 @@ def test_the_shipped_network_is_small_and_says_what_it_is():
 
 def test_the_shipped_network_answers():
     net, pre, classes = models.restore(NAME)
-    pictures = [data.Image.fromarray(im.numpy()) for im in data.Shapes(0, 3).val.images]
+    pictures = [Image.fromarray(im.numpy()) for im in data.Shapes(0, 3).val.images]
     pictures[1] = pictures[1].resize((300, 200)).convert("L")
     found = models.classify(net, pictures, pre, classes, top=200)
     for best in found:
@@ -126,7 +127,7 @@ def test_the_shipped_network_answers():
             models.classify(net, pictures, pre, classes, top)
 
 
-def test_its_card_tells_what_was_measured():
+def test_its_card_says_what_was_measured():
     card = models.shipped()[NAME].with_suffix(".md").read_text()
     found = json.loads((ROOT / "nbs/runs/hour/first/eval.json").read_text())
     row = found["results"][0]

@@ -169,7 +169,7 @@ def test_properties_over_sizes(family, seed):
     ("convnextv2_atto", "transformers"), ("convnext_isotropic_small", "timm"),
     ("resnet18", "torchvision"), ("resnet50", "timm"), ("resnet50", "transformers")])
 @pytest.mark.parametrize("height, width", [(33, 50), (47, 32), (97, 64)])
-def test_odd_sizes_are_theirs(name, library, height, width):
+def test_odd_sizes_match_theirs(name, library, height, width):
     ours = proof.drawn(name)
     theirs = peers.with_our_weights(ours, library, name)
     x = images(97)[:, :, :height, :width]
@@ -194,7 +194,7 @@ def test_any_layout_is_channels_last_inside(family):
 
 @each_family
 @pytest.mark.parametrize("dtype, near", [(torch.bfloat16, 0.1), (torch.float16, 0.02)])
-def test_half_precision_stays_near(family, dtype, near):
+def test_half_precision_stays_close(family, dtype, near):
     net = small(family)
     with torch.inference_mode():
         exact = net(images())
@@ -215,7 +215,7 @@ def test_autocast_trains(family):
 
 
 @each_family
-def test_one_graph_for_the_compiler(family):
+def test_compiles_to_one_graph(family):
     net = small(family)
     compiled = torch.compile(net, backend="aot_eager", fullgraph=True)
     with torch.inference_mode():
@@ -234,7 +234,7 @@ def test_exported_for_any_batch(family):
 
 
 @each_family
-def test_onnx_says_the_same(family):
+def test_onnx_gives_the_same_logits(family):
     net, batch = small(family), torch.export.Dim("batch")
     with sdpa_kernel(SDPBackend.MATH):  # the exporter cannot follow the fast attention's layout
         program = torch.onnx.export(net, (images(),), dynamo=True, verbose=False,

@@ -1,4 +1,4 @@
-"""What decays, what steps how far: groups, rates and rules of the optimizer."""
+"""The optimizer's groups, rates and rules: what decays and how far each step goes."""
 import pytest
 import torch
 from torch import nn
@@ -62,7 +62,7 @@ AUTHORS = {  # groups of depths 3, 3, 27, 3, as the authors' fine-tuning code nu
     "norm.weight": 13, "head.bias": 13}
 
 
-def test_layer_ids_are_the_authors():
+def test_layer_ids_match_the_authors():
     with torch.device("meta"):
         ids = optim.layer_ids(convnext.convnext_base())
     assert {name: ids[name] for name in AUTHORS} == AUTHORS
@@ -74,7 +74,7 @@ def test_layer_ids_are_the_authors():
     (convnext.convnextv2_tiny, "head", 8), (resnet.resnet18, "fc", 6), (resnet.resnet50, "fc", 7),
     (swin.swin_t, "head", 7), (convnext.convnext_isotropic_small, "head", 8)])
 def test_layer_decay(make, head, groups):
-    "Rates fall from head to stem by one factor a group, along the forward pass, without gaps."
+    "From head to stem each group's rate falls by one factor, in forward order, without gaps."
     with torch.device("meta"):
         model = make()
     ids = optim.layer_ids(model)

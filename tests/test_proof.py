@@ -1,4 +1,4 @@
-"""The proof's table: what it holds, that its file is true, and that it can fail."""
+"""The proof's table: its contents, its stored file, and that it can fail."""
 import json
 from pathlib import Path
 
@@ -46,7 +46,7 @@ def test_columns_by_library():
 
 
 @pytest.mark.parametrize("name", ["convnext_femto", "convnextv2_femto", "resnet34"])
-def test_a_row_measured_anew_is_the_files(name):
+def test_a_row_measured_again_matches_the_file(name):
     row = proof.proof_row(name)
     assert {k: v for k, v in row.items() if not isinstance(v, float)} == {
         k: v for k, v in ROWS[name].items() if not isinstance(v, float)}

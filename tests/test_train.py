@@ -41,7 +41,7 @@ def on_one_thread():
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    "A run that nothing disturbed."
+    "An undisturbed run."
     return undisturbed(tmp_path_factory.mktemp("whole"))
 
 
@@ -117,7 +117,7 @@ def test_small_splits(n_train, n_val, batch_size, tmp_path):
 
 
 def test_two_classes_and_batch_norm(tmp_path):
-    "Fewer than five classes: top-5 is 100; statistics of batch norm resume, too."
+    "With fewer than five classes top-5 is 100; batch norm's statistics resume, too."
     recipe = Recipe(model="roadmap/base", model_args=dict(width_mult=0.25, depths=(1, 1, 1, 1)),
                     epochs=2, batch_size=4, warmup_epochs=1, precision="fp32")
     one = fit(tmp_path / "one", recipe, dataset(8, 4, 2))
@@ -192,7 +192,7 @@ def test_the_loop_follows_lr_at(tmp_path, monkeypatch):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_step_on_a_gpu_waits_for_nothing(monkeypatch):
-    "Between the looks at the losses, every fifty steps, the program runs ahead of the GPU."
+    "The losses are read every fifty steps; in between, the program runs ahead of the GPU."
     job = train.prepare(replace(FULL, precision="auto", sizes=()), dataset(64), "cuda")
     def epoch():
         job.step, job.losses, job.seconds = 0, None, 0.0
@@ -261,7 +261,7 @@ def test_a_run_of_each_family_can_be_used(model, args, tmp_path):
 
 
 def test_a_start_from_weights(whole, tmp_path):
-    "Weights come before the first step; another number of classes leaves the head fresh."
+    "Weights are loaded before the first step; another number of classes leaves the head fresh."
     file = str(whole[1].folder / "model.safetensors")
     recipe = replace(RECIPE, start=file, head_init_scale=0.001, lr=1e-9, min_lr=0.0,
                      warmup_epochs=0, epochs=1)
@@ -287,7 +287,7 @@ def test_a_start_from_the_shipped_network(tmp_path):
 # several processes
 
 def test_two_processes_agree_with_one(tmp_path):
-    "The same global batches; only the order of additions differs."
+    "The global batches are the same; only the order of additions differs."
     recipe = replace(RECIPE, epochs=3, augment="none", ema=0.9, model_args=RECIPE.model_args | dict(
         drop_path=0.0))
     one = fit(tmp_path / "one", recipe, dataset(24, 10))

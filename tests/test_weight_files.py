@@ -120,7 +120,7 @@ def test_files_that_hold_no_weights(tmp_path):
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    "A machine without a network, with an empty cache of the hub."
+    "A machine without a network and with an empty hub cache."
     import huggingface_hub
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))

@@ -177,7 +177,7 @@ def test_timms_two_ways_to_write_a_linear_layer(name):
 
 
 def test_a_width_does_not_make_convolutions():
-    "timm's choice is made for four sizes; a network of our own is written with linear layers."
+    "timm chooses for four sizes; our own network is written with linear layers."
     ours = convnext.ConvNeXt((1, 1, 2, 1), (40, 80, 160, 320))
     theirs = timm.models.convnext.ConvNeXt(depths=(1, 1, 2, 1), dims=(40, 80, 160, 320))
     assert shapes(weights.convert(ours, "timm")) == shapes(theirs.state_dict())
@@ -253,7 +253,7 @@ def test_other_channels_adapt_the_stem(make, chans):
             assert gap(other(x.expand(-1, chans, -1, -1)), ours(x.expand(-1, 3, -1, -1))) < 1e-4
 
 
-def test_what_fits_is_loaded_in_silence(atto):
+def test_what_fits_loads_silently(atto):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         weights.load(drawn(convnext.convnext_atto), atto.state_dict())

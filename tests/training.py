@@ -24,7 +24,7 @@ COMPLETE = ["checkpoint.pt", "evidence.json", "metrics.jsonl", "model.safetensor
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    "Tiny networks are slower with more, and all runs must be the same."
+    "Tiny networks are slower with more threads, and all runs must be the same."
     usual = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -32,7 +32,7 @@ def one_thread() -> Iterator[None]:
 
 
 def split(n, classes=4, side=32):
-    "Images whose mean colour tells the class, and noise."
+    "Noisy images whose mean color gives the class away."
     g = torch.Generator().manual_seed(n)
     labels = torch.arange(n) % classes
     images = torch.randint(120, (n, side, side, 3), generator=g) + 30 * labels[:, None, None, None]
@@ -93,11 +93,11 @@ training.train.prepare_batch = slow
 
 
 class Killed(BaseException):
-    "Stands for what ends a run at a certain point."
+    "Stands for whatever ends a run at some point."
 
 
 def interrupted(where, name, when):
-    "Let the call number `when` (from 0) of a function raise; returns the patch, to be undone."
+    "Make call number `when` (from 0) of a function raise; returns the patch, to be undone."
     original, calls = getattr(where, name), [0]
     def function(*args, **kwargs):
         calls[0] += 1
