@@ -13,7 +13,7 @@ __all__ = ['convnext_atto', 'convnext_femto', 'convnext_pico', 'convnext_nano', 
 import torch
 from torch import nn
 
-from .layers import GRN, DropPath, LayerNorm2d, check_image, drop_path_rates
+from .layers import GRN, DropPath, LayerNorm2d, check_image, drop_path_rates, own_words
 
 # %% ../nbs/180_convnext.ipynb #fe5dbbce
 class Block(nn.Module):
@@ -88,6 +88,7 @@ class ConvNeXt(nn.Module):
     Keys and shapes are those of the authors' checkpoints. With `features=True` the output is the
     list of the stages' maps (B, dims[i], H/4.., W/4..). Sides round down to a multiple of the total
     stride, 8 * stem_stride; ValueError for smaller images. Source: arXiv 2201.03545, Table 9."""
+    @own_words
     def __init__(
         self,
         depths: tuple[int, ...] = (3, 3, 9, 3),  # blocks in each stage
@@ -162,6 +163,7 @@ class ConvNeXtIsotropic(nn.Module):
     No norm after the stem; one after the average. Keys are the authors'. ValueError as ConvNeXt.
     Source: arXiv 2201.03545, section 3.3 and Table 2; no layer scale for S and B: appendix A.1.
     """
+    @own_words
     def __init__(
         self,
         depth: int = 18,  # number of blocks
