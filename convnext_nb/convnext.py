@@ -20,6 +20,7 @@ from convnext_nb.layers import (
     channels_last,
     check_image,
     drop_path_rates,
+    own_words,
 )
 
 # %% ../nbs/180_convnext.ipynb #fe5dbbce
@@ -95,6 +96,7 @@ class ConvNeXt(nn.Module):
     Keys and shapes are those of the authors' checkpoints. With `features=True` the output is the
     list of the stages' maps; map i has the stride s = stem_stride * 2**i: (B, dims[i], H/s, W/s).
     Raises ValueError for images smaller than the last stride. Source: arXiv 2201.03545, Table 9."""
+    @own_words
     def __init__(
         self,
         depths: tuple[int, ...] = (3, 3, 9, 3),  # blocks in each stage
@@ -171,6 +173,7 @@ class ConvNeXtIsotropic(nn.Module):
     images that are smaller than a patch.
     Source: arXiv 2201.03545, section 3.3 and Table 2; no layer scale for S and B: appendix A.1.
     """
+    @own_words
     def __init__(
         self,
         depth: int = 18,  # number of blocks
