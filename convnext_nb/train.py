@@ -366,8 +366,7 @@ def set_up(recipe: Recipe, dataset: Dataset, device: str | None) -> Job:
     "A job at its start: network, optimizer and average on the device; on a GPU the images, too."
     team = several(device)
     device = team.device if team else torch.device(device or best_device())
-    if recipe.size: dataset = replace(dataset, preprocessing=replace(dataset.preprocessing,
-                                                                     size=recipe.size))
+    if recipe.size: dataset = dataset.at_size(recipe.size)
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
         dataset = sent(dataset, device, torch.cuda.mem_get_info(device)[0] // 2)
@@ -499,9 +498,10 @@ def plan(
     if (device or best_device()) == "cuda" and len(dataset.train) >= 20_000:
         return PRESETS["brief" if dataset.preprocessing.size > 96 else "tiny_fast"], dataset
     if dataset.kind == "tiny-imagenet" and len(dataset.classes) > 20: dataset = dataset.select(20)
+    if dataset.kind == "folder": return PRESETS["finetune"], dataset
     few = replace(dataset, train=fixed_subset(dataset.train, 10_000),
                   val=fixed_subset(dataset.val, 2_000))
-    return PRESETS["finetune" if dataset.kind == "folder" else "pocket"], few
+    return PRESETS["pocket"], few
 
 # %% ../nbs/280_train.ipynb #6d9616d1
 def measure(job: Job, model: nn.Module, split: Split) -> dict[str, float]:
