@@ -247,7 +247,8 @@ def large_pictures(folder, n=6, side=200):
 def test_training_and_prediction_see_the_same_pixels(words, tmp_path, monkeypatch):
     monkeypatch.setenv("CONVNEXT_NB_DATA", str(tmp_path / "packed"))
     folder, out = large_pictures(tmp_path / "own"), tmp_path / "run"
-    change = dict(batch_size=4, epochs=1, warmup_epochs=0, ema=None, precision="fp32") | words.pop("change", {})
+    change = dict(batch_size=4, epochs=1, warmup_epochs=0, ema=None, precision="fp32")
+    change |= words.pop("change", {})
     cli.cnx_train(**words, data=str(folder), out=str(out), model="convnext", model_args=SMALL,
                   change=json.dumps(change), device="cpu", json=True)
     evidence = json.loads((out / "evidence.json").read_text())
