@@ -23,15 +23,16 @@ from pathlib import Path, PurePosixPath
 from fastcore.basics import patch
 from tqdm import tqdm
 
-# %% ../nbs/224_archive.ipynb #902ba3cd
-_AGAIN = "delete it and fetch it again, for instance with convnext_nb.data.fetch()"
-
+# %% ../nbs/224_archive.ipynb #09ca575c
 _NO_DATA = {"__macosx", "@eadir", "thumbs.db", "ehthumbs.db", "desktop.ini", "lost+found",
             "$recycle.bin", "system volume information"}
 
 def left_behind(name: str) -> bool:
     "Whether a name, without its folder, is hidden or a system's own: no data of the user."
     return name.lower() in _NO_DATA or name.startswith(".") and name != "."
+
+# %% ../nbs/224_archive.ipynb #902ba3cd
+_AGAIN = "delete it and fetch it again, for instance with convnext_nb.data.fetch()"
 
 class Archive:
     """The files in a zip or a folder: `names`, and `read(name)` below `root`.
@@ -59,31 +60,35 @@ class Archive:
             raise ValueError(f"{self.path}: the member {name!r} points outside the archive's "
                              f"folder; do not use this file, {_AGAIN}")
 
-    def _walk(self):
-        seen = {str(parent) for parent in self.path.resolve().parents}
-        real, links = [""], []  # links come last: a folder is known by its own name
-        while real or links:
-            inside = (real or links).pop()
-            place = os.path.realpath(self.path / inside)
-            if place in seen:
-                self.again.append(inside)
-                continue
-            seen.add(place)
-            if inside: self.folders.append(inside)
-            for entry in self._entries(inside):
-                name = f"{inside}/{entry.name}" if inside else entry.name
-                if left_behind(entry.name): continue
-                if not entry.is_symlink(): (real if entry.is_dir() else self.names).append(name)
-                else: (links if os.path.isdir(entry) else self.names).append(name)
-            links.sort(reverse=True)  # the order of the disk decides nothing
-        self.names.sort()
-        self.folders.sort()
+# %% ../nbs/224_archive.ipynb #4507d289
+@patch
+def _walk(self: Archive):
+    "Fills `names`, `folders` and `again`."
+    seen = {str(parent) for parent in self.path.resolve().parents}
+    real, links = [""], []  # links come last: a folder is known by its own name
+    while real or links:
+        inside = (real or links).pop()
+        place = os.path.realpath(self.path / inside)
+        if place in seen:
+            self.again.append(inside)
+            continue
+        seen.add(place)
+        if inside: self.folders.append(inside)
+        for entry in self._entries(inside):
+            name = f"{inside}/{entry.name}" if inside else entry.name
+            if left_behind(entry.name): continue
+            if not entry.is_symlink(): (real if entry.is_dir() else self.names).append(name)
+            else: (links if os.path.isdir(entry) else self.names).append(name)
+        links.sort(reverse=True)  # the order of the disk decides nothing
+    self.names.sort()
+    self.folders.sort()
 
-    def _entries(self, inside):
-        try: return list(os.scandir(self.path / inside))
-        except OSError as e:
-            raise ValueError(f"{self.path / inside} cannot be opened ({e.strerror}): change its "
-                             "permissions, or remove it") from e
+@patch
+def _entries(self: Archive, inside):
+    try: return list(os.scandir(self.path / inside))
+    except OSError as e:
+        raise ValueError(f"{self.path / inside} cannot be opened ({e.strerror}): change its "
+                         "permissions, or remove it") from e
 
 # %% ../nbs/224_archive.ipynb #19a17db0
 @patch

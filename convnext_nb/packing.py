@@ -129,6 +129,7 @@ def pack(
         (folder / "meta.json").write_text(json.dumps({**meta, "size": size, "labels": labels}))
         _drop_older(target)
 
+# %% ../nbs/226_packing.ipynb #8770892e
 _TOLD = 12  # unreadable images; more are not looked for
 
 def _complain(archive, faults):
