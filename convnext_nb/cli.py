@@ -24,7 +24,7 @@ from typing import Literal, get_args
 from fastcore.docments import docments
 from PIL import Image
 
-from . import data, evaluation, folders, runs, train
+from . import data, evaluation, folders, models, runs, train
 
 # %% ../nbs/430_cli.ipynb #2621dbd7
 @contextmanager
@@ -87,7 +87,7 @@ def data_as_json(dataset: data.Dataset) -> str:
 # %% ../nbs/430_cli.ipynb #10d5f37f
 @command
 def cnx_train(
-    recipe: str = "auto",  # auto, tiny_fast, brief, paper_imagenet, hour, pocket, finetune, step
+    recipe: str = "auto",  # auto, tiny_fast, tiny_224, paper_imagenet, hour, pocket, finetune, step
     data: str = "auto",  # auto, tiny, shapes, or the path of a folder or archive
     out: str = "out/run",  # run folder; the same command resumes where it was interrupted
     model: str = "",  # another network, such as resnet18 or roadmap/depthwise
@@ -108,7 +108,7 @@ def cnx_train(
         size = size_for(recipe, json_option(change, "change"), stream)
         dataset = folders.StreamedFolder(data, stream) if stream else load_data(data, json, size)
         chosen, dataset = settle(recipe, dataset, classes, holdout, device)
-        if epochs: chosen = chosen.lasting(epochs)
+        if epochs: chosen = chosen.with_epochs(epochs)
         options = {k: v for k, v in dict(model=model, lr=lr, seed=seed).items() if v}
         args = model_args_for(chosen, model) | json_option(model_args, "model_args")
         start = chosen.start if model in ("", chosen.model) else None  # another network's weights
@@ -142,8 +142,8 @@ def model_args_for(recipe: train.Recipe, model: str) -> dict:
 
 def recipe_by_name(name: str) -> train.Recipe:
     "A preset; ValueError, with the names there are, for an unknown one."
-    if name in train.PRESETS: return train.PRESETS[name]
-    raise ValueError(f"no recipe {name!r}; there are: auto, {', '.join(train.PRESETS)}")
+    try: return train.preset(name)
+    except ValueError as e: raise ValueError(f"{e}; or auto") from None
 
 def json_option(text: str, option: str) -> dict:
     "An option's JSON object; ValueError that shows the form."
@@ -200,9 +200,9 @@ def cnx_eval(
 
 # %% ../nbs/430_cli.ipynb #7af5c20f
 def restored(run: str) -> dict:
-    "What `evaluation.restore` finds: the `weights`, and their average `ema` if the run kept one."
-    nets = {"weights": evaluation.restore(run)}
-    if (Path(run) / "ema.safetensors").exists(): nets["ema"] = evaluation.restore(run, ema=True)
+    "What `models.restore` finds: the `weights`, and their average `ema` if the run kept one."
+    nets = {"weights": models.restore(run)}
+    if (Path(run) / "ema.safetensors").exists(): nets["ema"] = models.restore(run, ema=True)
     return nets
 
 def facts_of(run: str) -> dict:
@@ -318,7 +318,7 @@ def cnx_predict(
     "Say what is in pictures: the likeliest classes, with their probabilities."
     with plain_errors():
         paths = list_pictures(images)
-        net, pre, classes = evaluation.restore(run)
+        net, pre, classes = models.restore(run)
         net.to(device or train.best_device())
         best_of = predict_pictures(net, paths, pre, classes, min(top, len(classes)))
         found = [dict(image=str(path), classes=[dict(name=c, probability=p) for c, p in best])
@@ -351,7 +351,7 @@ def predict_pictures(net, paths, preprocessing, classes, top):
             print(f"error: {path} is no picture that can be read ({e}); give a JPEG or PNG",
                   file=sys.stderr)
             continue
-        yield path, evaluation.classify(net, [fitted], whole, classes, top)[0]
+        yield path, models.classify(net, [fitted], whole, classes, top)[0]
 
 def print_predictions(found: list[dict], as_json: bool = False):
     "Prints what `cnx_predict` found, for people or as JSON."

@@ -6,73 +6,95 @@
 __all__ = ['convnext_atto', 'convnext_femto', 'convnext_pico', 'convnext_nano', 'convnext_tiny', 'convnext_small',
            'convnext_base', 'convnext_large', 'convnext_xlarge', 'convnextv2_atto', 'convnextv2_femto',
            'convnextv2_pico', 'convnextv2_nano', 'convnextv2_tiny', 'convnextv2_base', 'convnextv2_large',
-           'convnextv2_huge', 'convnext_isotropic_small', 'convnext_isotropic_base', 'convnext_isotropic_large',
-           'Block', 'ConvNeXt', 'ConvNeXtIsotropic']
+           'convnextv2_huge', 'Block', 'ConvNeXt', 'ConvNeXtIsotropic', 'convnext_isotropic_small',
+           'convnext_isotropic_base', 'convnext_isotropic_large']
 
 # %% ../nbs/180_convnext.ipynb #77de68da
-from functools import partial
-
 import torch
 from torch import nn
 
 from convnext_nb.layers import (
     GRN,
-    Depthwise,
     DropPath,
     LayerNorm2d,
-    PixelLinear,
-    by_few,
+    channels_last,
     check_image,
     drop_path_rates,
-    scale,
 )
 
 # %% ../nbs/180_convnext.ipynb #fe5dbbce
 class Block(nn.Module):
     """ConvNeXt's block: maps (B, dim, H, W) to the same shape. Keys are the authors'.
 
-    With `grn=True` it is V2's: global response normalisation after the GELU, no layer scale.
-    Source: paper, section 2.6 and Figure 4; V2: arXiv 2301.00808, appendix A.1.
+    V2's block has `grn=True`, global response normalization after the GELU, and no layer scale.
+    Source: arXiv 2201.03545, section 2.6 and Figure 4; V2: arXiv 2301.00808, appendix A.1.
     """
     def __init__(
         self,
         dim: int,  # channels of input and output
         drop_path: float = 0.0,  # probability that a sample skips the block in training
         layer_scale: float | None = 1e-6,  # start value of gamma; None or 0: no gamma
-        grn: bool = False,  # V2's normalisation
+        grn: bool = False,  # V2's normalization; V2 also has layer_scale=None
     ):
         super().__init__()
-        self.dwconv = Depthwise(dim)
+        self.dwconv = nn.Conv2d(dim, dim, 7, padding=3, groups=dim)
         self.norm = nn.LayerNorm(dim, eps=1e-6)
-        self.pwconv1 = PixelLinear(dim, 4 * dim)
+        self.pwconv1 = nn.Linear(dim, 4 * dim)
         self.act = nn.GELU()
         self.grn = GRN(4 * dim) if grn else nn.Identity()
-        self.pwconv2 = PixelLinear(4 * dim, dim)
-        self.gamma = scale(dim, layer_scale)
+        self.pwconv2 = nn.Linear(4 * dim, dim)
+        self.gamma = nn.Parameter(layer_scale * torch.ones(dim)) if layer_scale else None
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x):  # (B, dim, H, W)
-        y = self.dwconv(x).permute(0, 2, 3, 1)  # (B, H, W, dim)
-        y = by_few(self.mix, y).permute(0, 3, 1, 2)  # (B, dim, H, W)
+        y = self.dwconv(x)
+        y = y.permute(0, 2, 3, 1)  # (B, H, W, dim)
+        y = self.norm(y)
+        y = self.pwconv1(y)  # (B, H, W, 4 * dim)
+        y = self.act(y)
+        y = self.grn(y)
+        y = self.pwconv2(y)  # (B, H, W, dim)
+        if self.gamma is not None: y = self.gamma * y
+        y = y.permute(0, 3, 1, 2)  # (B, dim, H, W)
         return x + self.drop_path(y)
 
-    def mix(self, y):  # (B, H, W, dim)
-        "What comes after the depthwise convolution: pixel by pixel, but for GRN."
-        y = self.grn(self.act(self.pwconv1(self.norm(y))))  # (B, H, W, 4 * dim)
-        y = self.pwconv2(y)  # (B, H, W, dim)
-        return y if self.gamma is None else self.gamma * y
+# %% ../nbs/180_convnext.ipynb #75c0897f
+def _downsample_layers(in_chans, dims, stem_stride):
+    "The stem, then a norm and a 2x2 convolution before each later stage."
+    stem = nn.Conv2d(in_chans, dims[0], kernel_size=stem_stride, stride=stem_stride)
+    layers = nn.ModuleList([nn.Sequential(stem, LayerNorm2d(dims[0]))])
+    for dim, next_dim in zip(dims, dims[1:]):
+        conv = nn.Conv2d(dim, next_dim, kernel_size=2, stride=2)
+        layers.append(nn.Sequential(LayerNorm2d(dim), conv))
+    return layers
+
+def _stages(depths, dims, drop_path, layer_scale, grn):
+    "The blocks of each stage."
+    rates = iter(drop_path_rates(drop_path, sum(depths)))
+    stages = nn.ModuleList()
+    for depth, dim in zip(depths, dims):
+        blocks = [Block(dim, next(rates), layer_scale, grn) for _ in range(depth)]
+        stages.append(nn.Sequential(*blocks))
+    return stages
+
+def _trunc_normal(m):
+    if isinstance(m, (nn.Conv2d, nn.Linear)):
+        nn.init.trunc_normal_(m.weight, std=0.02)
+        nn.init.zeros_(m.bias)
+
+def _check_arguments(depths, dims, init):
+    if len(depths) != len(dims):
+        raise ValueError(f"depths {depths} and dims {dims} must name the same number of stages")
+    if init not in ("trunc normal", "torch"):
+        raise ValueError(f"init={init!r}: 'trunc normal' or 'torch'")
 
 # %% ../nbs/180_convnext.ipynb #bd307a3e
 class ConvNeXt(nn.Module):
-    """ConvNeXt for images (B, in_chans, H, W) to logits (B, num_classes), V1 and V2.
+    """ConvNeXt V1 and V2: images (B, in_chans, H, W) to logits (B, num_classes).
 
-    `state_dict()` has the keys and shapes of the authors' checkpoints. Image sides that are no
-    multiple of the total stride (8 * stem_stride) round down. ValueError for an image smaller than
-    it, for a wrong number of channels, and for depths and dims of unequal length.
-    With `features=True` the output is the list of the stages' maps (B, dims[i], H/4.., W/4..), as a
-    detector or segmenter wants them; keys stay, and `norm` and `head` are not used.
-    Source: arXiv 2201.03545, section 3 and Table 9.
-    """
+    Keys and shapes are those of the authors' checkpoints. With `features=True` the output is the
+    list of the stages' maps; map i has the stride s = stem_stride * 2**i: (B, dims[i], H/s, W/s).
+    Raises ValueError for images smaller than the last stride. Source: arXiv 2201.03545, Table 9."""
     def __init__(
         self,
         depths: tuple[int, ...] = (3, 3, 9, 3),  # blocks in each stage
@@ -82,78 +104,71 @@ class ConvNeXt(nn.Module):
         drop_path: float = 0.0,  # stochastic depth of the last block; grows linearly from 0
         layer_scale: float | None = 1e-6,  # start value of the blocks' gamma; None: none
         stem_stride: int = 4,  # kernel and stride of the first convolution
-        grn: bool = False,  # V2
+        grn: bool = False,  # V2's normalization; V2 also has layer_scale=None
         init: str = "trunc normal",  # standard deviation 0.02; "torch": PyTorch's own
         features: bool = False,  # output: the map of every stage, in place of logits
     ):
         super().__init__()
-        if len(depths) != len(dims):
-            raise ValueError(f"depths {depths} and dims {dims} must name the same number of stages")
-        self.in_chans, self.stem_stride, self.features = in_chans, stem_stride, features
+        _check_arguments(depths, dims, init)
+        self.in_chans = in_chans
+        self.stem_stride = stem_stride
         self.total_stride = stem_stride * 2 ** (len(dims) - 1)
-        self.downsample_layers = nn.ModuleList([nn.Sequential(
-            nn.Conv2d(in_chans, dims[0], stem_stride, stem_stride), LayerNorm2d(dims[0]))])
-        for dim, next_dim in zip(dims, dims[1:]):
-            self.downsample_layers.append(nn.Sequential(
-                LayerNorm2d(dim), nn.Conv2d(dim, next_dim, 2, 2)))
-        rates = iter(drop_path_rates(drop_path, sum(depths)))
-        self.stages = nn.ModuleList(
-            nn.Sequential(*(Block(dim, next(rates), layer_scale, grn) for _ in range(depth)))
-            for depth, dim in zip(depths, dims))
+        self.features = features
+        self.downsample_layers = _downsample_layers(in_chans, dims, stem_stride)
+        self.stages = _stages(depths, dims, drop_path, layer_scale, grn)
         self.norm = nn.LayerNorm(dims[-1], eps=1e-6)
         self.head = nn.Linear(dims[-1], num_classes)
-        if init not in ("trunc normal", "torch"):
-            raise ValueError(f"init={init!r}: 'trunc normal' or 'torch'")
-        if init == "trunc normal": self.apply(_init)
+        if init == "trunc normal": self.apply(_trunc_normal)
 
     def forward(self, x):  # (B, in_chans, H, W)
         check_image(x, self.in_chans, self.total_stride)
-        x, maps = x.contiguous(memory_format=torch.channels_last), []
+        x = channels_last(x)
+        maps = []
         for downsample, stage in zip(self.downsample_layers, self.stages):
             x = stage(downsample(x))  # (B, dims[i], H / stride_i, W / stride_i)
             if self.features: maps.append(x)
-        if self.features: return maps
-        return self.head(self.norm(x.mean((2, 3))))  # (B, num_classes)
-
-def _init(m):
-    if isinstance(m, (nn.Conv2d, nn.Linear)):
-        nn.init.trunc_normal_(m.weight, std=0.02)
-        nn.init.zeros_(m.bias)
+        return maps if self.features else self.head(self.norm(x.mean((2, 3))))
 
 # %% ../nbs/180_convnext.ipynb #f1abd670
-def _variant(depths, width, **fixed):
+def _builder(name, depths, width, **fixed):
+    "The function of that name, which builds a ConvNeXt of these sizes."
     dims = tuple(width * 2**i for i in range(4))
-    def make(num_classes: int = 1000, in_chans: int = 3, drop_path: float = 0.0, **kwargs):
+    def build(num_classes: int = 1000, in_chans: int = 3, drop_path: float = 0.0, **kwargs):
         return ConvNeXt(depths, dims, num_classes, in_chans, drop_path, **{**fixed, **kwargs})
-    version = " V2" if "grn" in fixed else ""
-    make.__doc__ = f"ConvNeXt{version} with depths {depths} and dims {dims}."
-    return make
+    version = "V2" if fixed.get("grn") else "V1"
+    build.__doc__ = f"ConvNeXt {version} with depths {depths} and dims {dims}."
+    build.__name__ = name
+    build.__qualname__ = name  # pickle looks for it under this name
+    return build
 
-convnext_atto = _variant((2, 2, 6, 2), 40)
-convnext_femto = _variant((2, 2, 6, 2), 48)
-convnext_pico = _variant((2, 2, 6, 2), 64)
-convnext_nano = _variant((2, 2, 8, 2), 80)
-convnext_tiny = _variant((3, 3, 9, 3), 96)
-convnext_small = _variant((3, 3, 27, 3), 96)
-convnext_base = _variant((3, 3, 27, 3), 128)
-convnext_large = _variant((3, 3, 27, 3), 192)
-convnext_xlarge = _variant((3, 3, 27, 3), 256)
+# %% ../nbs/180_convnext.ipynb #8048e864
+# The paper has T to XL; the smaller ones are timm's, in the sizes of ConvNeXt V2's Table 14.
+convnext_atto = _builder("convnext_atto", (2, 2, 6, 2), 40)
+convnext_femto = _builder("convnext_femto", (2, 2, 6, 2), 48)
+convnext_pico = _builder("convnext_pico", (2, 2, 6, 2), 64)
+convnext_nano = _builder("convnext_nano", (2, 2, 8, 2), 80)
+convnext_tiny = _builder("convnext_tiny", (3, 3, 9, 3), 96)
+convnext_small = _builder("convnext_small", (3, 3, 27, 3), 96)
+convnext_base = _builder("convnext_base", (3, 3, 27, 3), 128)
+convnext_large = _builder("convnext_large", (3, 3, 27, 3), 192)
+convnext_xlarge = _builder("convnext_xlarge", (3, 3, 27, 3), 256)
 
 _v2 = dict(grn=True, layer_scale=None)
-convnextv2_atto = _variant((2, 2, 6, 2), 40, **_v2)
-convnextv2_femto = _variant((2, 2, 6, 2), 48, **_v2)
-convnextv2_pico = _variant((2, 2, 6, 2), 64, **_v2)
-convnextv2_nano = _variant((2, 2, 8, 2), 80, **_v2)
-convnextv2_tiny = _variant((3, 3, 9, 3), 96, **_v2)
-convnextv2_base = _variant((3, 3, 27, 3), 128, **_v2)
-convnextv2_large = _variant((3, 3, 27, 3), 192, **_v2)
-convnextv2_huge = _variant((3, 3, 27, 3), 352, **_v2)
+convnextv2_atto = _builder("convnextv2_atto", (2, 2, 6, 2), 40, **_v2)
+convnextv2_femto = _builder("convnextv2_femto", (2, 2, 6, 2), 48, **_v2)
+convnextv2_pico = _builder("convnextv2_pico", (2, 2, 6, 2), 64, **_v2)
+convnextv2_nano = _builder("convnextv2_nano", (2, 2, 8, 2), 80, **_v2)
+convnextv2_tiny = _builder("convnextv2_tiny", (3, 3, 9, 3), 96, **_v2)
+convnextv2_base = _builder("convnextv2_base", (3, 3, 27, 3), 128, **_v2)
+convnextv2_large = _builder("convnextv2_large", (3, 3, 27, 3), 192, **_v2)
+convnextv2_huge = _builder("convnextv2_huge", (3, 3, 27, 3), 352, **_v2)
 
 # %% ../nbs/180_convnext.ipynb #0286dd55
 class ConvNeXtIsotropic(nn.Module):
-    """One stage of blocks on 16 x 16 patches: images (B, in_chans, H, W) to logits.
+    """One stage of blocks on patches of 16 x 16 pixels: images (B, in_chans, H, W) to logits.
 
-    No norm after the stem; one after the average. Keys are the authors'. ValueError as ConvNeXt.
+    No norm after the stem; one after the average. Keys are the authors'. Raises ValueError for
+    images that are smaller than a patch.
     Source: arXiv 2201.03545, section 3.3 and Table 2; no layer scale for S and B: appendix A.1.
     """
     def __init__(
@@ -167,21 +182,35 @@ class ConvNeXtIsotropic(nn.Module):
         stem_stride: int = 16,  # side of a patch
     ):
         super().__init__()
-        self.in_chans, self.total_stride = in_chans, stem_stride
-        self.stem = nn.Conv2d(in_chans, dim, stem_stride, stem_stride)
-        self.blocks = nn.Sequential(
-            *(Block(dim, rate, layer_scale) for rate in drop_path_rates(drop_path, depth)))
+        self.in_chans = in_chans
+        self.total_stride = stem_stride
+        self.stem = nn.Conv2d(in_chans, dim, kernel_size=stem_stride, stride=stem_stride)
+        rates = drop_path_rates(drop_path, depth)
+        self.blocks = nn.Sequential(*[Block(dim, rate, layer_scale) for rate in rates])
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.head = nn.Linear(dim, num_classes)
-        self.apply(_init)
+        self.apply(_trunc_normal)
 
     def forward(self, x):  # (B, in_chans, H, W)
         check_image(x, self.in_chans, self.total_stride)
-        x = x.contiguous(memory_format=torch.channels_last)
-        x = self.blocks(self.stem(x))  # (B, dim, H/16, W/16)
-        return self.head(self.norm(x.mean((2, 3))))  # (B, num_classes)
+        x = channels_last(x)
+        x = self.stem(x)  # (B, dim, H/stem_stride, W/stem_stride)
+        x = self.blocks(x)
+        x = x.mean((2, 3))  # (B, dim)
+        return self.head(self.norm(x))  # (B, num_classes)
 
 # %% ../nbs/180_convnext.ipynb #fb644351
-convnext_isotropic_small = partial(ConvNeXtIsotropic, 18, 384)
-convnext_isotropic_base = partial(ConvNeXtIsotropic, 18, 768)
-convnext_isotropic_large = partial(ConvNeXtIsotropic, 36, 1024, layer_scale=1e-6)
+def convnext_isotropic_small(num_classes: int = 1000, in_chans: int = 3, drop_path: float = 0.0,
+                             **kwargs):
+    "Isotropic ConvNeXt with 18 blocks of 384 channels."
+    return ConvNeXtIsotropic(18, 384, num_classes, in_chans, drop_path, **kwargs)
+
+def convnext_isotropic_base(num_classes: int = 1000, in_chans: int = 3, drop_path: float = 0.0,
+                            **kwargs):
+    "Isotropic ConvNeXt with 18 blocks of 768 channels."
+    return ConvNeXtIsotropic(18, 768, num_classes, in_chans, drop_path, **kwargs)
+
+def convnext_isotropic_large(num_classes: int = 1000, in_chans: int = 3, drop_path: float = 0.0,
+                             layer_scale: float | None = 1e-6, **kwargs):
+    "Isotropic ConvNeXt with 36 blocks of 1024 channels and layer scale."
+    return ConvNeXtIsotropic(36, 1024, num_classes, in_chans, drop_path, layer_scale, **kwargs)

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from . import archive, data, evaluation, runs
+from . import archive, data, evaluation, models, runs
 
 # %% ../nbs/350_seen.ipynb #5ee00003
 def stage_modules(net: nn.Module) -> list[nn.Module]:
@@ -95,7 +95,7 @@ def untrained(
     asked = runs.Run(folder).recipe
     recipe, classes = asked["recipe"], asked["data"]["classes"]
     torch.manual_seed(recipe["seed"])
-    net = evaluation.create(recipe["model"], len(classes), **recipe["model_args"])
+    net = models.create(recipe["model"], len(classes), **recipe["model_args"])
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d): module.momentum = None  # a plain average
     net.train()

@@ -29,7 +29,7 @@ def picture(seed, mode="RGB", side=64, kind="JPEG"):
 
 
 def toy_files():
-    "Tiny-ImageNet in small: two classes; the lists are out of order; one image is grey."
+    "A tiny Tiny-ImageNet: two classes, lists out of order, one gray image."
     files = {"wnids.txt": b"n02\nn01\n", "words.txt": b"n01\theart, ticker\nn02\tstar"}
     for i in range(3):
         files[f"train/n01/images/n01_{i}.JPEG"] = picture(i)
@@ -58,7 +58,7 @@ def without(start):
 
 
 def leftovers(home):
-    "What lies in the folder for packed data, the lock's empty file aside."
+    "What is in the folder for packed data, apart from the empty lock file."
     return sorted(p.name for p in home.glob("*") if p.name != ".lock") if home.exists() else []
 
 

@@ -1,16 +1,11 @@
-"""What the tests against other implementations share: inputs, random weights, a distance."""
+"""What the tests against other implementations share: inputs, random weights, comparisons."""
 import torch
 
 from convnext_nb import weights
+from convnext_nb.peers import gap
+from convnext_nb.peers import noise as images
 
-
-def gap(a, b):
-    "Largest difference, relative to the largest value."
-    return ((a - b).abs().max() / b.abs().max()).item()
-
-
-def images(size=64, batch=2, chans=3):
-    return torch.randn(batch, chans, size, size, generator=torch.Generator().manual_seed(0))
+__all__ = ["drawn", "gap", "images", "on_meta", "same", "shapes"]
 
 
 def on_meta(make, *args, **kwargs):
@@ -20,5 +15,15 @@ def on_meta(make, *args, **kwargs):
 
 
 def drawn(make, seed=0):
-    "A network with all tensors drawn at random."
+    "A network with random numbers in all tensors."
     return weights.randomize(on_meta(make).to_empty(device="cpu"), seed)
+
+
+def same(a, b):
+    "Whether two networks have the same keys and the same numbers, bit for bit."
+    a, b = a.state_dict(), b.state_dict()
+    return list(a) == list(b) and all(torch.equal(t, b[k]) for k, t in a.items())
+
+
+def shapes(state):
+    return {k: tuple(t.shape) for k, t in state.items()}

@@ -25,7 +25,7 @@ def home(tmp_path, monkeypatch):
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread():
-    "Small pictures need no more, and `make test` shares the cores."
+    "Small pictures need no more workers, and `make test` shares the cores."
     usual = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -86,7 +86,7 @@ def test_a_truncated_zip_is_named(share, tmp_path, home):
 
 
 def test_damaged_bytes_never_surprise(tmp_path, home):
-    "Any byte of the zip may change: the same data come out, or a ValueError that names the file."
+    "Whichever byte of the zip changes, you get the same data or a ValueError that names the file."
     whole = write_zip(tmp_path / "toy.zip", toy_files()).read_bytes()
     directory, rng, raised = whole.index(b"PK\x01\x02"), random.Random(0), 0
     for i in range(30):
@@ -132,7 +132,7 @@ def test_several_unreadable_images_are_named_at_once(tmp_path):
         assert words in str(e.value)
 
 
-def test_a_missing_archive_says_where_it_was_sought(tmp_path):
+def test_a_missing_archive_says_where_we_looked(tmp_path):
     with pytest.raises(FileNotFoundError, match="no Tiny-ImageNet at any known place: set TINY"):
         data.TinyImageNet()
     with pytest.raises(FileNotFoundError, match=r"no Tiny-ImageNet at .*gone\.zip: set TINY"):

@@ -20,7 +20,7 @@ RECIPES = ("crop flip", "crop", "flip", "resized_crop flip", "resized_crop flip 
 
 @pytest.fixture(scope="module")
 def x():
-    "Drawn figures, and four hard ones: black, two levels, one level but for a pixel, noise."
+    "Drawn figures and four hard images: black, two levels, all but one pixel the same, noise."
     drawn = data.Shapes(60, 16).train.images.permute(0, 3, 1, 2)
     hard = torch.zeros(4, 64, 64, 3, dtype=torch.uint8).permute(0, 3, 1, 2)
     hard[1, :, :, 32:] = 200
@@ -39,14 +39,14 @@ def levels(a, b):
 
 
 def each(f, x, *values, **kwargs):
-    "`f` on one Pillow image after the other, each with its own values."
+    "Apply `f` to each Pillow image in turn, with its own values."
     images = (Image.fromarray(i.permute(1, 2, 0).numpy()) for i in x)
     done = (f(i, *(v[k] for v in values), **kwargs) for k, i in enumerate(images))
     return torch.stack([torch.from_numpy(np.array(i)).permute(2, 0, 1) for i in done])
 
 
 def far(a, b):
-    "Largest distance of the distribution functions of two samples (Kolmogorov and Smirnov)."
+    "Largest distance between two samples' distribution functions (Kolmogorov-Smirnov)."
     at = torch.cat([a, b]).sort().values
     share = [torch.searchsorted(v.sort().values, at, right=True) / len(v) for v in (a, b)]
     return (share[0] - share[1]).abs().max().item()
@@ -88,7 +88,7 @@ def test_every_operation_is_compared():
 
 @pytest.mark.parametrize("shape", [(64, 64), (40, 56)])
 @pytest.mark.parametrize("name", augment.OPS)
-def test_operations_are_pillows(x, name, shape):
+def test_operations_match_pillow(x, name, shape):
     x, (f, draw, _) = x[..., :shape[0], :shape[1]], OPERATIONS[name]
     values = drawn_values(name, len(x))
     theirs = each(f, x, *([values] if draw else []), fillcolor=GREY, resample=BICUBIC)
@@ -99,7 +99,7 @@ def test_operations_are_pillows(x, name, shape):
 
 
 @pytest.mark.parametrize("name", [n for n, o in OPERATIONS.items() if o[2]])
-def test_colours_are_torchvisions(x, name):
+def test_colours_match_torchvision(x, name):
     values, f = drawn_values(name, len(x)), OPERATIONS[name][2]
     theirs = torch.stack([f(i, v) for i, v in zip(x, values)])
     assert levels(applied(x, name, values), theirs).max() <= 1
@@ -113,7 +113,7 @@ def test_colours_are_torchvisions(x, name):
                                        center=[0, 0])),
     ("translate_x", lambda i, v: TF.affine(i, 0, [-int(v), 0], 1, [0, 0])),
     ("translate_y", lambda i, v: TF.affine(i, 0, [0, -int(v)], 1, [0, 0]))])
-def test_movements_are_torchvisions(x, name, theirs):
+def test_movements_match_torchvision(x, name, theirs):
     "Nearest pixel, black outside; a place just between two pixels may go either way."
     values = [float(int(v)) if "translate" in name else v for v in drawn_values(name, len(x))]
     theirs = torch.stack([theirs(i, v) for i, v in zip(x, values)])
@@ -125,7 +125,7 @@ def test_zero_bits_are_black(x):
 
 
 def test_a_mixed_batch_is_its_parts(x):
-    "Each image gets its own operation and value, whatever its neighbours get."
+    "Each image gets its own operation and value, no matter what its neighbors get."
     n = len(x)
     op = torch.randint(-1, len(augment.OPS), (n,), generator=seeded())
     value = torch.rand(n, generator=seeded()) * 4 + 1
@@ -138,7 +138,7 @@ def test_a_mixed_batch_is_its_parts(x):
 
 
 @pytest.mark.parametrize("size", [(64, 64), (32, 32), (96, 80), (20, 64)])
-def test_resized_crops_are_torchvisions(x, size):
+def test_resized_crops_match_torchvision(x, size):
     x = x[..., :50]
     top, height, left, width = box = augment.crop_boxes(len(x), 64, 50, seeded())
     theirs = torch.stack([TF.resized_crop(i, *(int(v) for v in (t, k, h, w)), list(size),
@@ -157,7 +157,7 @@ def test_size_without_a_crop(x, size):
 
 
 @pytest.mark.parametrize("shape", [(64, 64), (40, 100)])
-def test_crops_lie_as_torchvisions(shape):
+def test_crops_are_placed_like_torchvisions(shape):
     torch.manual_seed(0)
     crop, image = T.RandomResizedCrop(64), torch.zeros(3, *shape)
     drawn = [crop.make_params([image]) for _ in range(3000)]
@@ -172,7 +172,7 @@ def test_crops_lie_as_torchvisions(shape):
 
 @pytest.mark.parametrize("shape", [(64, 64), (30, 100), (100, 30)])
 def test_where_no_crop_fits(shape):
-    "torchvision's way out: the largest part in the centre whose shape is allowed."
+    "torchvision's fallback: the largest central part with an allowed aspect ratio."
     crop = T.RandomResizedCrop(64, scale=(4.0, 4.0))
     theirs = crop.make_params([torch.zeros(3, *shape)])
     ours = augment.crop_boxes(5, *shape, seeded(), area=(4.0, 4.0))
@@ -198,7 +198,7 @@ def many():
     return torch.zeros(3000, 3, 64, 64, dtype=torch.uint8)
 
 
-def test_randaugment_chooses_as_timm(many):
+def test_randaugment_chooses_like_timm(many):
     op, value = recorded(augment.randaugment, many)
     assert len(op) == 8   # two an image
     count = torch.bincount(op.flatten() + 1, minlength=16) / op.numel()
@@ -237,7 +237,7 @@ NAMES = {"autocontrast": "AutoContrast", "shear_x": "ShearX", "shear_y": "ShearY
 
 
 def magnitudes(space, name, steps):
-    "torchvision's arguments of an operation, as they reach its function."
+    "The arguments that reach torchvision's function of an operation."
     table, signed = space[NAMES.get(name, name.title())]
     table = table(steps, 64, 64)
     if table is None:
@@ -251,7 +251,7 @@ def magnitudes(space, name, steps):
     return table.trunc() if "translate" in name else table.float()
 
 
-def test_autoaugment_chooses_as_torchvision(many):
+def test_autoaugment_chooses_like_torchvision(many):
     theirs = T.AutoAugment()
     op, value = recorded(augment.autoaugment, many, n=10)
     assert len(augment._PAIRS) == len(theirs._policies) == 25
@@ -271,7 +271,7 @@ def test_autoaugment_chooses_as_torchvision(many):
             assert torch.cdist(values[:, None], possible[:, None]).amin(1).max() < 1e-5
 
 
-def test_trivialaugment_chooses_as_torchvision(many):
+def test_trivialaugment_chooses_like_torchvision(many):
     theirs = T.TrivialAugmentWide()._AUGMENTATION_SPACE
     op, value = recorded(augment.trivialaugment, many, n=10)
     assert len(op) == 10   # one an image
@@ -287,7 +287,7 @@ def test_trivialaugment_chooses_as_torchvision(many):
         assert len(values) == len(possible) and (values - possible).abs().max() < 1e-4, name
 
 
-def test_holes_are_timms():
+def test_holes_match_timm():
     white = torch.full((3000, 3, 64, 64), 9.0).contiguous(memory_format=torch.channels_last)
     ours = augment.erase(white.clone(), 0.25, seeded())
     with mock.patch.object(timm.data.random_erasing, "random", random.Random(0)):
@@ -337,7 +337,7 @@ def timms_mix(x, y, mode, drawn, classes, smoothing):
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("alphas", [(0.8, 1.0), (0.8, 0.0), (0.0, 1.0), (0.2, 0.5)])
 @pytest.mark.parametrize("mode", ["elem", "batch"])
-def test_mixing_is_timms(mode, alphas, smoothing):
+def test_mixing_matches_timm(mode, alphas, smoothing):
     x, y = torch.randn(32, 3, 24, 40, generator=seeded()), torch.arange(32) % 7
     x = x.contiguous(memory_format=torch.channels_last)
     for seed in range(4):
@@ -351,8 +351,8 @@ def test_mixing_is_timms(mode, alphas, smoothing):
         torch.testing.assert_close(ours[1].sum(1), torch.ones(32))
 
 
-def test_shares_spread_as_timms():
-    "Beta distributed shares, a fair coin, and the true area of the clipped box."
+def test_shares_are_distributed_like_timms():
+    "Beta-distributed shares, a fair coin, and the actual area of the clipped box."
     box, outside, lam = augment._shares(4000, 64, 48, 0.8, 1.0, seeded())
     cut = outside == 1
     np.random.seed(0)
@@ -428,7 +428,7 @@ def test_resized_crop_flips_half(x):
 
 @pytest.mark.parametrize("text", RECIPES)
 def test_the_device_is_never_asked(x, text):
-    "Tensors on the device `meta` have no values, so a look at one would be an error."
+    "Tensors on the `meta` device have no values, so reading one would raise."
     out = augment.augment_images(x.to("meta"), augment.check_words(text), seeded(), size=48)
     assert out.device.type == "meta" and out.shape == (64, 3, 48, 48)
     floats, y = torch.empty(8, 3, 48, 48, device="meta"), torch.empty(8, device="meta").long()
@@ -466,7 +466,7 @@ def test_floats_are_refused(x):
         augment.augment_images(x.float(), ("flip",), seeded())
 
 
-def test_as_many_are_untouched_as_by_timm(x):
+def test_as_many_images_stay_untouched_as_in_timm(x):
     "End to end: the share of changed images and the mean change, against timm's RandAugment."
     theirs = pillow.rand_augment_transform(   # m7: at m9 new versions of Pillow refuse 0 bits
         "rand-m7-mstd0.5-inc1", dict(img_mean=GREY, interpolation=BICUBIC))

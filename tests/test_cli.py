@@ -11,9 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-import convnext_nb.train
-from convnext_nb import cli, data, evaluation, folders, runs, weights
+from convnext_nb import cli, data, evaluation, folders, models, runs, weights
 from convnext_nb.data import Preprocessing
+from convnext_nb.recipe import plan
 from convnext_nb.train import PRESETS, Recipe, fit
 
 BIN = Path(sys.executable).parent
@@ -25,7 +25,7 @@ def command(*words):
 
 
 def pictures(folder: Path, n: int = 30) -> Path:
-    "A folder of two classes of own pictures."
+    "A folder of pictures of your own, in two classes."
     shapes = data.Shapes(250, 50).select(2)
     for i, label in enumerate(shapes.train.labels[:n].tolist()):
         place = folder / shapes.classes[label]
@@ -61,7 +61,7 @@ def test_train_leaves_a_run_and_json(train, tmp_path):
 
 
 @pytest.mark.parametrize("words, said", [
-    (["--recipe", "pocked"], "there are: auto, "),
+    (["--recipe", "pocked"], "or auto"),
     (["--model", "convnext_gigantic"], "unknown model"),
     (["--model_args", "width=2"], "takes a JSON object"),
     (["--data", "no/such/folder"], "no data"),
@@ -84,16 +84,16 @@ def test_bad_input_is_one_line_and_exit_code_1(train, words, said):
     ("pocket", "convnext",
      ["depths", "dims", "drop_path", "init", "layer_scale", "stem_stride"]),
     ("step", "roadmap/k7", ["width_mult"]), ("hour", "roadmap/k7", ["drop_path"])])
-def test_another_network_keeps_what_it_has_too(recipe, model, kept):
+def test_another_network_keeps_the_arguments_it_shares(recipe, model, kept):
     chosen = cli.recipe_by_name(recipe)
     args = cli.model_args_for(chosen, model)
     assert sorted(args) == kept and args.items() <= chosen.model_args.items()
     with torch.device("meta"):
-        evaluation.create(model or chosen.model, 10, **args)  # takes them
+        models.create(model or chosen.model, 10, **args)  # takes them
 
 
 def test_two_processes_train_by_the_recipe_alone(train, tmp_path, monkeypatch):
-    """Whatever accelerate's own configuration says; batch norm is as the saved file has it."""
+    """No matter how accelerate is configured; batch norm is as the saved file has it."""
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
@@ -105,7 +105,7 @@ def test_two_processes_train_by_the_recipe_alone(train, tmp_path, monkeypatch):
     assert done.returncode == 0, done.stderr
     evidence = json.loads(done.stdout)
     assert evidence["processes"] == 2
-    net, pre, classes = evaluation.restore(tmp_path / "run")
+    net, pre, classes = models.restore(tmp_path / "run")
     found = evaluation.evaluate(net, cli.load_data(str(tmp_path / "own"), True).val, pre)
     for key, value in found.items():
         assert evidence[f"val_{key}"] == pytest.approx(value, rel=1e-5)
@@ -120,7 +120,7 @@ def test_unknown_benchmark():
     assert done.returncode == 1 and "there are: pack, data" in done.stderr
 
 
-def test_ctrl_c_keeps_whole_epochs_and_goes_on(train, tmp_path):
+def test_ctrl_c_keeps_whole_epochs_and_resumes(train, tmp_path):
     metrics = tmp_path / "run" / "metrics.jsonl"
     words = [*train, "--epochs", "200"]
     process = subprocess.Popen([BIN / words[0], *words[1:]], stderr=subprocess.PIPE, text=True)
@@ -152,14 +152,14 @@ def test_bench_prints_nothing_but_json():
 
 @pytest.fixture
 def small_run(tmp_path, monkeypatch):
-    "A run on drawn shapes with 5 images a class held out, and the words of its data."
+    "A run on drawn shapes with 5 images per class held out, with its data and network."
     shapes = data.Shapes(120, 50)
     monkeypatch.setattr(data, "Shapes", lambda: shapes)
     held = shapes.hold_out(5)
     folder = tmp_path / "run"
     folder.mkdir()
     sizes = dict(depths=[1, 1, 1, 1], dims=[8, 16, 24, 32], layer_scale=1.0)
-    net = weights.randomize(evaluation.create("convnext", 10, **sizes))
+    net = weights.randomize(models.create("convnext", 10, **sizes))
     runs.write_json(folder / "recipe.json", dict(
         recipe=dict(model="convnext", model_args=sizes, epochs=1),
         data=dict(classes=list(held.classes), source=held.source,
@@ -252,7 +252,7 @@ def test_training_and_prediction_see_the_same_pixels(words, tmp_path, monkeypatc
     cli.cnx_train(**words, data=str(folder), out=str(out), model="convnext", model_args=SMALL,
                   change=json.dumps(change), device="cpu", json=True)
     evidence = json.loads((out / "evidence.json").read_text())
-    net, pre, classes = evaluation.restore(out)
+    net, pre, classes = models.restore(out)
     assert pre.size == (224 if words["recipe"] == "paper_imagenet" else 160)
     files = folders.StreamedFolder(folder, pre.size, pre.crop, workers=0).val
     expected = evaluation.evaluate(net, files, pre)
@@ -328,14 +328,14 @@ def test_all_own_pictures_are_trained_on(monkeypatch):
     shapes = data.Shapes(100, 50)
     many = shapes.train.subset(torch.arange(12_000) % 100)
     own = replace(shapes, kind="folder", train=many)
-    recipe, few = convnext_nb.train.plan(own, "cpu")
+    recipe, few = plan(own, "cpu")
     assert len(few.train) == 12_000 and recipe == PRESETS["finetune"]
 
 
 def test_ctrl_c_is_exit_code_130(monkeypatch, capsys):
     def interrupted(*args, **kw):
         raise KeyboardInterrupt
-    monkeypatch.setattr(evaluation, "restore", interrupted)
+    monkeypatch.setattr(models, "restore", interrupted)
     for call in (lambda: cli.cnx_eval("run"), lambda: cli.cnx_predict([__file__])):
         with pytest.raises(SystemExit) as stop:
             call()
@@ -350,8 +350,8 @@ def test_predict_pictures_and_folders(tmp_path):
     found = json.loads(done.stdout)
     assert [row["image"] for row in found] == [str(p) for p in [*inside, inside[0]]]
     assert found[0]["classes"] == found[-1]["classes"] and len(found[0]["classes"]) == 2
-    net, pre, classes = evaluation.restore("atto_tiny200")
-    expected = evaluation.classify(net, [Image.open(p) for p in inside], pre, classes, 2)
+    net, pre, classes = models.restore("atto_tiny200")
+    expected = models.classify(net, [Image.open(p) for p in inside], pre, classes, 2)
     for row, best in zip(found, expected):
         assert [c["name"] for c in row["classes"]] == [name for name, _ in best]
         probabilities = [c["probability"] for c in row["classes"]]
@@ -363,11 +363,11 @@ def test_predict_cuts_a_picture_only_once(small_run, tmp_path):
     path = tmp_path / "one.png"
     Image.fromarray(small_run[1].val.images[0].numpy()).save(path)
     (_, found), = cli.predict_pictures(net, [path], pre, data.SHAPES, 10)
-    best = evaluation.classify(net, [Image.open(path)], pre, data.SHAPES, 10)[0]
+    best = models.classify(net, [Image.open(path)], pre, data.SHAPES, 10)[0]
     assert dict(found) == pytest.approx(dict(best), abs=1e-5)
 
 
-def test_predict_tells_which_pictures_it_cannot_read(tmp_path):
+def test_predict_says_which_pictures_it_cannot_read(tmp_path):
     good = sorted(pictures(tmp_path / "own", 1).rglob("*.png"))[0]
     text, cut = tmp_path / "text.jpg", tmp_path / "cut.png"
     text.write_text("no picture")

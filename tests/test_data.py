@@ -36,7 +36,7 @@ def home(tmp_path, monkeypatch):
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread():
-    "Small pictures need no more, and `make test` shares the cores."
+    "Small pictures need no more workers, and `make test` shares the cores."
     usual = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -306,7 +306,7 @@ def test_tiny_is_found_fetched_or_refused(small_shapes, capsys, tmp_path, home, 
 
 
 @pytest.mark.parametrize("word", ["auto", "tiny"])
-def test_tiny_imagenet_set_to_nowhere(word, small_shapes, tmp_path, monkeypatch):
+def test_tiny_imagenet_variable_that_leads_nowhere(word, small_shapes, tmp_path, monkeypatch):
     monkeypatch.setenv("TINY_IMAGENET", str(tmp_path / "gone.zip"))
     with pytest.raises(FileNotFoundError, match="TINY_IMAGENET is set to .*, and nothing") as e:
         data.load(word)

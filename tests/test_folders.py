@@ -1,4 +1,4 @@
-"""Folders read on the fly: the same pictures whoever reads them, and nothing left when it fails."""
+"""Folders read on the fly: same pictures for every worker, nothing left after a failure."""
 import gc
 import io
 import multiprocessing
@@ -31,7 +31,7 @@ def one_thread():
 
 @pytest.fixture(autouse=True)
 def no_worker_remains():
-    "Whatever a test does to its workers, none may outlive what used them."
+    "No worker may outlive what used it, whatever a test does to it."
     yield
     gc.collect()
     end = time.monotonic() + 3
@@ -74,7 +74,7 @@ def same(a, b):
 # the same pictures
 
 @pytest.mark.parametrize("parted", [False, True])
-def test_streamed_is_packed(parted, own):
+def test_streamed_equals_packed(parted, own):
     if parted:
         for name in ("cat", "cow", "dog"):
             (own / "val" / name).mkdir(parents=True)
@@ -154,7 +154,7 @@ def test_a_reader_travels_to_another_process(own):
 
 @pytest.mark.parametrize("size", [(60, 40), (31, 97), (200, 200), (5, 3)])
 @pytest.mark.parametrize("out", [16, 64])
-def test_crop_is_torchvisions(size, out):
+def test_crop_matches_torchvision(size, out):
     picture = smooth(0, *size)
     file = io.BytesIO()
     picture.save(file, "PNG")
@@ -304,7 +304,7 @@ def test_a_killed_worker(own):
     assert len(everything(split)[0]) == len(split)
 
 
-def test_ctrl_c_is_the_parents(own):
+def test_ctrl_c_is_left_to_the_parent(own):
     split, n = folders.StreamedFolder(own, size=16, workers=2).train, 0
     for x, _ in data.batches(split, 2):
         if not n:

@@ -149,7 +149,7 @@ def test_batches_resume_and_share(n, size, drop_last):
         images.batches(split(n), size, share=(0, 4))
 
 
-def test_order_of_batches_is_for_ever():
+def test_order_of_batches_never_changes():
     b = images.batches(split(40), 7, True, torch.Generator().manual_seed(3))
     expected = torch.randperm(40, generator=torch.Generator().manual_seed(3))
     assert torch.equal(torch.cat([x.permute(0, 2, 3, 1) for x, _ in b]), split(40).images[expected])
@@ -185,7 +185,7 @@ def test_to_float_is_the_formula(seed):
 
 
 def views(image, padding):
-    "All that may become of an image (H, W, C), by numpy: mirrored, padded, cut out."
+    "Every possible result for an image (H, W, C), by numpy: flipped, padded, cropped."
     h, w, _ = image.shape
     for mirrored in (False, True):
         padded = np.pad(image[:, ::-1] if mirrored else image,

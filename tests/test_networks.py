@@ -1,22 +1,12 @@
 """Our networks against the established ones: same weights, same logits, same gradients."""
 import onnxruntime
 import pytest
-import timm
 import torch
 import torchvision
-from oracles import drawn, gap, images, on_meta
+from oracles import drawn, gap, images
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from convnext_nb import convnext, cost, proof, resnet, roadmap, swin, weights
-
-
-def oracle(model, name, library):
-    "The network of another library, with our weights (the same tensors)."
-    make = timm.create_model if library == "timm" else torchvision.models.get_model
-    theirs = on_meta(make, name)
-    state = {k: v.detach() for k, v in weights.convert(model, library).items()}
-    theirs.load_state_dict(state, strict=True, assign=True)
-    return theirs.requires_grad_()
+from convnext_nb import convnext, cost, peers, proof, resnet, roadmap, swin, weights
 
 
 @pytest.mark.parametrize("size", ["tiny", "small"])
@@ -24,7 +14,7 @@ def oracle(model, name, library):
 def test_logits_equal(size, library):
     name = f"convnext_{size}"
     ours = drawn(getattr(convnext, name)).eval()
-    theirs = oracle(ours, name, library).eval()
+    theirs = peers.with_our_weights(ours, library, name).eval()
     with torch.inference_mode():
         assert gap(ours(images()), theirs(images())) < 1e-5
 
@@ -35,25 +25,23 @@ def test_large_sizes_at_reduced_depth(width, grn):
     "B, L, XL and V2's huge; runs/measured/proof.json has them at full depth."
     depths, dims = (1, 1, 2, 1), tuple(width * 2**i for i in range(4))
     ours = drawn(lambda: convnext.ConvNeXt(depths, dims, layer_scale=None if grn else 1.0, grn=grn))
-    theirs = on_meta(timm.models.convnext.ConvNeXt, depths=depths, dims=dims, use_grn=grn,
-                     ls_init_value=None if grn else 1.0)
-    theirs.load_state_dict(weights.convert(ours, "timm"), strict=True, assign=True)
+    theirs = peers.with_our_weights(ours, "timm")
     with torch.inference_mode():
-        assert gap(ours.eval()(images()), theirs.eval()(images())) < 1e-5
+        assert gap(ours.eval()(images()), theirs(images())) < 1e-5
 
 
 @pytest.mark.parametrize("library", ["timm", "torchvision"])
 @pytest.mark.parametrize("train", [True, False])
 def test_gradients_equal(library, train):
     ours = drawn(convnext.convnext_tiny).train(train)
-    theirs = oracle(ours, "convnext_tiny", library).train(train)
+    theirs = peers.with_our_weights(ours, library, "convnext_tiny").train(train)
     if library == "torchvision":  # its tiny model has stochastic depth built in
         for m in theirs.modules():
             if isinstance(m, torchvision.ops.StochasticDepth):
                 m.p = 0.0
     for net in (ours, theirs):
         net(images(32)).square().mean().backward()
-    names, grads = weights.names(ours, library), {n: p.grad for n, p in theirs.named_parameters()}
+    names, grads = weights.key_map(ours, library), {n: p.grad for n, p in theirs.named_parameters()}
     for name, p in ours.named_parameters():
         assert gap(p.grad, grads[names[name]].view_as(p)) < 1e-4, name
 
@@ -71,7 +59,7 @@ MUTATIONS = {
 @pytest.mark.parametrize("mutation", MUTATIONS)
 def test_a_planted_fault_is_seen(mutation):
     ours = drawn(convnext.convnext_atto).eval()
-    theirs = oracle(ours, "convnext_atto", "timm").eval()
+    theirs = peers.with_our_weights(ours, "timm", "convnext_atto").eval()
     with torch.inference_mode():
         expected = theirs(images())
         assert gap(ours(images()), expected) < 1e-5
@@ -103,7 +91,7 @@ def test_resnet200_is_torchvisions_with_more_blocks():
 @pytest.mark.parametrize("version", ["convnext", "convnextv2"])
 def test_small_sizes_against_timm(name, version):
     ours = drawn(getattr(convnext, f"{version}_{name}")).eval()
-    theirs = oracle(ours, f"{version}_{name}", "timm").eval()
+    theirs = peers.with_our_weights(ours, "timm", f"{version}_{name}").eval()
     with torch.inference_mode():
         assert gap(ours(images()), theirs(images())) < 1e-5
 
@@ -181,11 +169,11 @@ def test_properties_over_sizes(family, seed):
     ("convnextv2_atto", "transformers"), ("convnext_isotropic_small", "timm"),
     ("resnet18", "torchvision"), ("resnet50", "timm"), ("resnet50", "transformers")])
 @pytest.mark.parametrize("height, width", [(33, 50), (47, 32), (97, 64)])
-def test_odd_sizes_are_theirs(name, library, height, width):
+def test_odd_sizes_match_theirs(name, library, height, width):
     ours = proof.drawn(name)
-    theirs = proof.theirs(name, library, ours)
+    theirs = peers.with_our_weights(ours, library, name)
     x = images(97)[:, :, :height, :width]
-    assert gap(proof.logits(ours, x), proof.logits(theirs, x)) < 1e-5
+    assert gap(peers.logits(ours, x), peers.logits(theirs, x)) < 1e-5
 
 
 @each_family
@@ -198,9 +186,15 @@ def test_channels_last_changes_nothing_in_any_family(family):
     assert gap(fast, plain) < 1e-5
 
 
+@pytest.mark.parametrize("family", ["V1", "V2"])
+def test_any_layout_is_channels_last_inside(family):
+    for m in FAMILIES[family](features=True)(images()):
+        assert m.is_contiguous(memory_format=torch.channels_last)
+
+
 @each_family
 @pytest.mark.parametrize("dtype, near", [(torch.bfloat16, 0.1), (torch.float16, 0.02)])
-def test_half_precision_stays_near(family, dtype, near):
+def test_half_precision_stays_close(family, dtype, near):
     net = small(family)
     with torch.inference_mode():
         exact = net(images())
@@ -221,7 +215,7 @@ def test_autocast_trains(family):
 
 
 @each_family
-def test_one_graph_for_the_compiler(family):
+def test_compiles_to_one_graph(family):
     net = small(family)
     compiled = torch.compile(net, backend="aot_eager", fullgraph=True)
     with torch.inference_mode():
@@ -240,7 +234,7 @@ def test_exported_for_any_batch(family):
 
 
 @each_family
-def test_onnx_says_the_same(family):
+def test_onnx_gives_the_same_logits(family):
     net, batch = small(family), torch.export.Dim("batch")
     with sdpa_kernel(SDPBackend.MATH):  # the exporter cannot follow the fast attention's layout
         program = torch.onnx.export(net, (images(),), dynamo=True, verbose=False,

@@ -1,10 +1,10 @@
-"""What decays, what steps how far: groups, rates and rules of the optimizer."""
+"""The optimizer's groups, rates and rules: what decays and how far each step goes."""
 import pytest
 import torch
 from torch import nn
 
 from convnext_nb import convnext, optim, resnet, roadmap, swin
-from convnext_nb.train import Recipe
+from convnext_nb.recipe import Recipe
 
 
 @pytest.mark.parametrize("epochs, warmup, steps", [(10, 2, 7), (4, 1, 90), (3, 0.5, 20), (5, 0, 9)])
@@ -62,7 +62,7 @@ AUTHORS = {  # groups of depths 3, 3, 27, 3, as the authors' fine-tuning code nu
     "norm.weight": 13, "head.bias": 13}
 
 
-def test_layer_ids_are_the_authors():
+def test_layer_ids_match_the_authors():
     with torch.device("meta"):
         ids = optim.layer_ids(convnext.convnext_base())
     assert {name: ids[name] for name in AUTHORS} == AUTHORS
@@ -74,7 +74,7 @@ def test_layer_ids_are_the_authors():
     (convnext.convnextv2_tiny, "head", 8), (resnet.resnet18, "fc", 6), (resnet.resnet50, "fc", 7),
     (swin.swin_t, "head", 7), (convnext.convnext_isotropic_small, "head", 8)])
 def test_layer_decay(make, head, groups):
-    "Rates fall from head to stem by one factor a group, along the forward pass, without gaps."
+    "From head to stem each group's rate falls by one factor, in forward order, without gaps."
     with torch.device("meta"):
         model = make()
     ids = optim.layer_ids(model)
@@ -99,7 +99,7 @@ def test_frozen_parameters_are_in_no_group():
 def test_muon_moves_hidden_matrices_only():
     torch.manual_seed(0)
     model = convnext.ConvNeXt((1, 1, 1, 1), (8, 16, 16, 16), 4, layer_scale=1.0)
-    optimizer = optim.build(model, Recipe(optimizer="muon", lr=1e-2, weight_decay=0.0))
+    optimizer = optim.make_optimizer(model, Recipe(optimizer="muon", lr=1e-2, weight_decay=0.0))
     named = {id(p): name for name, p in model.named_parameters()}
     by_muon = {named[id(p)] for g in optimizer.param_groups if not g["use_fallback"]
                for p in g["params"]}

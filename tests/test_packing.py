@@ -35,7 +35,7 @@ def home(tmp_path, monkeypatch):
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread():
-    "Small pictures need no more, and `make test` shares the cores."
+    "Small pictures need no more workers, and `make test` shares the cores."
     usual = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -45,7 +45,7 @@ def one_thread():
 # a disk at fault
 
 def limited(path):
-    "Open the toy where no file may grow above 40 kB, and the disk is thus as good as full."
+    "Open the toy where no file may exceed 40 kB, as if the disk were full."
     hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
     resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, hard))
     return open_toy(path)
@@ -108,7 +108,7 @@ def open_slowly(path):
     return open_toy(path).train.images.sum().item()
 
 
-def test_a_killed_process_does_not_stand_in_the_way(tmp_path, home):
+def test_a_killed_process_does_not_block_the_next(tmp_path, home):
     path = write_zip(tmp_path / "toy.zip", toy_files())
     process, pipe = in_child(open_slowly, path)
     end = time.monotonic() + 20
@@ -177,7 +177,7 @@ def test_a_damaged_packed_file_is_named(file, fault, tmp_path, home):
     assert_whole(open_toy(path))
 
 
-def test_a_changed_archive_is_packed_anew(tmp_path, home):
+def test_a_changed_archive_is_packed_again(tmp_path, home):
     path = write_zip(tmp_path / "toy.zip", toy_files())
     (home / "toy-photos").mkdir(parents=True)  # of somebody else
     open_toy(path)

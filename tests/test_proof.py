@@ -1,11 +1,11 @@
-"""The proof's table: what it holds, that its file is true, and that it can fail."""
+"""The proof's table: its contents, its stored file, and that it can fail."""
 import json
 from pathlib import Path
 
 import pytest
 import torch
 
-from convnext_nb import convnext, proof, resnet, swin
+from convnext_nb import convnext, peers, proof, resnet, swin, weights
 
 STORED = json.loads((Path(__file__).parent.parent / "nbs/runs/measured/proof.json").read_text())
 ROWS = {row["network"]: row for row in STORED["networks"]}
@@ -29,46 +29,46 @@ def test_rounded(value, like, printed):
 
 @pytest.mark.parametrize("name", proof.PUBLISHED)
 def test_the_file_is_of_these_networks(name):
-    row, counted = ROWS[name], proof.count(name)
+    row, counted = ROWS[name], proof.cost_of(name)
     assert (row["params"], row["macs"]) == (counted.params, counted.macs)
     assert (row["published params"], row["published macs"], row["where"]) == proof.PUBLISHED[name]
-    measured = [library for library in proof.LIBRARIES if row[library] is not None]
-    assert measured == proof.libraries(name)
+    measured = [library for library in peers.LIBRARIES if row[library] is not None]
+    assert measured == peers.libraries(name)
     assert all(0 <= row[library] < 1e-5 for library in measured) and row["float64"] < 1e-12
 
 
 def test_columns_by_library():
     have = {library: [n for n in ROWS if ROWS[n][library] is not None]
-            for library in proof.LIBRARIES}
+            for library in peers.LIBRARIES}
     assert {library: len(names) for library, names in have.items()} == {
         "timm": 29, "torchvision": 13, "transformers": 26}
     assert "resnet200" in have["torchvision"] and "convnext_xlarge" not in have["torchvision"]
 
 
 @pytest.mark.parametrize("name", ["convnext_femto", "convnextv2_femto", "resnet34"])
-def test_a_row_measured_anew_is_the_files(name):
-    row = proof.row(name)
+def test_a_row_measured_again_matches_the_file(name):
+    row = proof.proof_row(name)
     assert {k: v for k, v in row.items() if not isinstance(v, float)} == {
         k: v for k, v in ROWS[name].items() if not isinstance(v, float)}
-    assert max(row[library] for library in proof.libraries(name)) < 1e-5 and row["float64"] < 1e-12
+    assert max(row[library] for library in peers.libraries(name)) < 1e-5 and row["float64"] < 1e-12
 
 
 def test_isotropic_of_timms_blocks():
     for scale in (None, 1e-6):
         ours = convnext.ConvNeXtIsotropic(3, 16, layer_scale=scale)
-        ours = proof.weights.randomize(ours).double().eval()
-        theirs = proof.theirs("convnext_isotropic_small", "timm", ours)
-        x = proof.images(40).double()
-        assert proof.gap(proof.logits(ours, x), proof.logits(theirs, x)) < 1e-12
+        ours = weights.randomize(ours).double().eval()
+        theirs = peers.with_our_weights(ours, "timm")
+        x = peers.noise(40).double()
+        assert peers.gap(peers.logits(ours, x), peers.logits(theirs, x)) < 1e-12
 
 
 def spoiled(change):
-    "`proof.theirs`, with a change to what it builds."
-    def theirs(name, library, ours, build=proof.theirs):
-        net = build(name, library, ours)
+    "`with_our_weights`, with a change to what it builds."
+    def build(ours, library, name):
+        net = peers.with_our_weights(ours, library, name)
         change(net)
         return net
-    return theirs
+    return build
 
 
 def eps(net):
@@ -83,8 +83,8 @@ def head(net):
 
 @pytest.mark.parametrize("change, single", [(eps, True), (head, False)])
 def test_a_fault_ends_the_command_with_an_error(change, single, monkeypatch, capsys):
-    monkeypatch.setattr(proof, "theirs", spoiled(change))
-    monkeypatch.setattr(proof, "there", lambda: ("timm",))
+    monkeypatch.setattr(proof, "with_our_weights", spoiled(change))
+    monkeypatch.setattr(proof, "installed", lambda: ("timm",))
     with pytest.raises(SystemExit) as stopped:
         proof.cnx_proof(network="convnext_atto", json=True)
     out = capsys.readouterr()
@@ -94,8 +94,8 @@ def test_a_fault_ends_the_command_with_an_error(change, single, monkeypatch, cap
 
 
 def test_a_library_that_is_not_installed_is_left_out(monkeypatch, capsys):
-    found = proof.find_spec
-    monkeypatch.setattr(proof, "find_spec", lambda name: name != "transformers" and found(name))
+    found = peers.find_spec
+    monkeypatch.setattr(peers, "find_spec", lambda name: name != "transformers" and found(name))
     proof.cnx_proof(network="resnet18", json=True)
     made = json.loads(capsys.readouterr().out)
     assert made["machine"]["torch"] == torch.__version__ and "transformers" not in made["machine"]

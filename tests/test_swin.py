@@ -1,4 +1,4 @@
-"""Swin against torchvision and timm: names, logits, gradients, windows, faults, and bad input."""
+"""Swin against torchvision and timm: names, logits, gradients, windows, faults and bad input."""
 import pickle
 from functools import partial
 
@@ -9,9 +9,8 @@ import torch
 import torchvision
 from oracles import gap
 from torch import nn
-from transformers import SwinConfig, SwinForImageClassification
 
-from convnext_nb import convnext, cost, resnet, swin, weights
+from convnext_nb import convnext, cost, peers, resnet, swin, weights
 
 SIZES = ("swin_t", "swin_s", "swin_b")
 SMALL = dict(depths=(2, 2, 2, 2), dim=12, heads=(1, 2, 3, 4), num_classes=5)
@@ -40,14 +39,11 @@ def drawn(make, **kwargs):
 
 
 def torchvisions(ours, name):
-    with torch.device("meta"):
-        theirs = torchvision.models.get_model(name)
-    state = {k: v.detach() for k, v in ours.state_dict().items()}
-    theirs.load_state_dict(state, strict=True, assign=True)
+    theirs = peers.with_our_weights(ours, "torchvision", name)
     for m in theirs.modules():
         if isinstance(m, torchvision.ops.StochasticDepth):
             m.p = 0.0
-    return theirs.requires_grad_().eval()
+    return theirs
 
 
 def timms(ours, **kwargs):
@@ -56,16 +52,8 @@ def timms(ours, **kwargs):
     return theirs.eval()
 
 
-def transformers_(ours, depths, dim, heads, num_classes):
-    config = SwinConfig(depths=depths, embed_dim=dim, num_heads=heads, num_labels=num_classes,
-                        drop_path_rate=0.0)
-    theirs = SwinForImageClassification(config)
-    theirs.load_state_dict(weights.convert(ours, "huggingface"), strict=True)
-    return theirs.eval()
-
-
 @pytest.mark.parametrize("name", SIZES)
-def test_names_and_shapes_are_torchvisions(name):
+def test_names_and_shapes_match_torchvision(name):
     with torch.device("meta"):
         ours, theirs = getattr(swin, name)(), torchvision.models.get_model(name)
     for kind in ("named_parameters", "named_buffers"):
@@ -77,7 +65,7 @@ def test_names_and_shapes_are_torchvisions(name):
     assert sorted(a) == sorted(b)  # 1e-6 for 1e-5 would hide below the tolerance
 
 
-def test_the_index_is_torchvisions():
+def test_the_index_matches_torchvision():
     theirs = torchvision.models.swin_transformer.ShiftedWindowAttention
     for side in (1, 2, 4, 7, 8):
         ours = swin.WindowAttention(8, 2, side).relative_position_index
@@ -94,7 +82,7 @@ def test_builders_have_their_names_and_can_be_pickled(module, name):
 
 
 @pytest.mark.parametrize("name", SIZES)
-def test_logits_are_torchvisions(name):
+def test_logits_match_torchvision(name):
     ours = drawn(getattr(swin, name))
     theirs = torchvisions(ours, name)
     with torch.inference_mode():
@@ -102,7 +90,7 @@ def test_logits_are_torchvisions(name):
 
 
 @pytest.mark.parametrize("size", [(224, 224), (33, 90), (32, 32), (56, 112), (112, 57)])
-def test_logits_are_torchvisions_at_any_size(size):
+def test_logits_match_torchvision_at_any_size(size):
     ours = drawn(swin.swin_t)
     theirs = torchvisions(ours, "swin_t")
     with torch.inference_mode():
@@ -110,7 +98,7 @@ def test_logits_are_torchvisions_at_any_size(size):
 
 
 @pytest.mark.parametrize("train", [True, False])
-def test_gradients_are_torchvisions(train):
+def test_gradients_match_torchvision(train):
     ours = drawn(swin.swin_t)
     theirs = torchvisions(ours, "swin_t").train(train)
     for net in (ours.train(train), theirs):
@@ -122,9 +110,9 @@ def test_gradients_are_torchvisions(train):
 
 
 @pytest.mark.parametrize("train", [True, False])
-def test_logits_and_gradients_are_transformers(train):
+def test_logits_and_gradients_match_transformers(train):
     ours = drawn(swin.Swin, **SMALL).train(train)
-    theirs = transformers_(ours, **SMALL).train(train)
+    theirs = peers.with_our_weights(ours, "transformers").train(train)
     x = images(224, 224)
     a, b = ours(x), theirs(x).logits
     assert gap(a, b) < 1e-5
@@ -133,7 +121,7 @@ def test_logits_and_gradients_are_transformers(train):
     grads = {n: p.grad for n, p in theirs.named_parameters()}
     for name, p in ours.named_parameters():
         parts = [name.replace("qkv", part) for part in "qkv"] if "qkv" in name else [name]
-        found = torch.cat([grads[weights.names(ours, "huggingface")[part]] for part in parts])
+        found = torch.cat([grads[weights.key_map(ours, "huggingface")[part]] for part in parts])
         assert gap(p.grad, found) < 1e-4, name
 
 
@@ -286,7 +274,7 @@ def test_randomize_draws_the_tables():
 @pytest.mark.parametrize("H, W, window, shift", [(8, 8, 4, (2, 2)), (14, 7, 7, (3, 0)),
                                                  (9, 6, 3, (1, 1)), (4, 4, 4, (0, 0))])
 def test_visible_by_hand(H, W, window, shift):
-    "Two pixels see each other if rolling back leaves them as far apart as they are."
+    "Two pixels see each other if rolling back keeps the distance between them."
     mask = swin.visible(H, W, window, shift)
     where = torch.stack(torch.meshgrid(torch.arange(H), torch.arange(W), indexing="ij"), -1)
     home = where.roll([-s for s in shift], (0, 1))  # where each pixel came from
@@ -329,7 +317,7 @@ KINDS = [dict(), dict(img_size=64, window=8), dict(img_size=32)]
 
 
 @pytest.mark.parametrize("kind", KINDS[:2])
-def test_one_graph_for_the_compiler(kind):
+def test_compiles_to_one_graph(kind):
     net = drawn(swin.Swin, **SMALL, **kind)
     x = images(*[kind.get("img_size", 64)] * 2)
     compiled = torch.compile(net, backend="eager", fullgraph=True)
@@ -350,7 +338,7 @@ def test_channels_last_changes_nothing(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_bf16_autocast_stays_near(kind):
+def test_bf16_autocast_stays_close(kind):
     net = drawn(swin.Swin, **SMALL, **kind)
     x = images(*[kind.get("img_size", 64)] * 2)
     with torch.autocast("cpu", torch.bfloat16):
@@ -360,7 +348,7 @@ def test_bf16_autocast_stays_near(kind):
     assert 0 < gap(rough.float(), net(x)) < 0.1
 
 
-def test_drop_path_is_given_out_linearly_and_off_in_evaluation():
+def test_drop_path_grows_linearly_and_is_off_in_evaluation():
     net = drawn(swin.Swin, **SMALL, drop_path=0.7)
     rates = [m.p for m in net.modules() if isinstance(m, swin.DropPath)]
     assert rates == pytest.approx([0.1 * i for i in range(8)])
@@ -371,7 +359,7 @@ def test_drop_path_is_given_out_linearly_and_off_in_evaluation():
         assert not torch.equal(net(x), net(x))
 
 
-def test_start_values_are_torchvisions_in_law():
+def test_start_values_follow_torchvisions_distribution():
     torch.manual_seed(0)
     ours, theirs = swin.swin_t(), torchvision.models.swin_t()
     for (name, p), q in zip(ours.named_parameters(), theirs.parameters()):

@@ -275,7 +275,7 @@ def test_what_networks_see_is_measured_on_any_run(small_run):
     assert json.loads(seen.compact(seen.rounded(dict(maps=maps))))
 
 
-def test_seen_tells_at_once_what_is_missing(tmp_path, monkeypatch):
+def test_seen_says_at_once_what_is_missing(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["seen.py", "no/data", str(tmp_path)])
     with pytest.raises((FileNotFoundError, ValueError), match="steps_holdout/ln"):
         seen.main()

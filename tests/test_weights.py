@@ -1,8 +1,4 @@
-"""Weights of other libraries in and out, hostile and damaged files, and the rest of the family."""
-import math
-import os
-import pickle
-import resource
+"""Weights of other libraries in and out: keys, shapes, wrappers, adaptations, bad state dicts."""
 import warnings
 from argparse import Namespace
 from functools import partial
@@ -10,27 +6,18 @@ from functools import partial
 import pytest
 import timm
 import torch
-from oracles import drawn, gap, images, on_meta
-from safetensors.torch import load_file, save_file
+from oracles import drawn, gap, images, on_meta, same, shapes
+from safetensors.torch import load_file
 from transformers import SwinConfig, SwinForImageClassification
 
-from convnext_nb import convnext, cost, proof, resnet, roadmap, swin, weights
+from convnext_nb import convnext, models, peers, proof, resnet, roadmap, swin, weights
 
 SMALL_SWIN = dict(depths=(2, 2, 2, 2), dim=12, heads=(1, 2, 3, 4))
 
 
-def same(a, b):
-    a, b = a.state_dict(), b.state_dict()
-    return list(a) == list(b) and all(torch.equal(t, b[k]) for k, t in a.items())
-
-
-def shapes(state):
-    return {k: tuple(t.shape) for k, t in state.items()}
-
-
-def their(library, name, ours):
+def their(library, name):
     "The other library's network of this name, without tensors."
-    return on_meta(proof.foreign, name, library.replace("huggingface", "transformers"), ours)
+    return on_meta(peers.build_peer, name, library.replace("huggingface", "transformers"))
 
 
 def drawn_swin(seed=0, **settings):
@@ -43,28 +30,16 @@ def atto():
     return drawn(convnext.convnext_atto)
 
 
-def test_a_full_disk_keeps_the_old_file(tmp_path):
-    path = weights.save(convnext.ConvNeXt((1, 1, 1, 1), (8, 8, 8, 8), 3), tmp_path / "net")
-    before, limit = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before), limit[1]))
-    try:
-        with pytest.raises(OSError, match=f"cannot write {path}: .*; free some space"):
-            weights.save(convnext.ConvNeXt((1, 1, 1, 1), (16, 16, 16, 16), 3), path)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
-    assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == [path.name]
-
-
-# Keys and shapes ------------------------------------------------------------------------------
+# Keys and shapes
 
 LIBRARIES = [(name, library.replace("transformers", "huggingface")) for name in proof.PUBLISHED
-             if "isotropic" not in name for library in proof.libraries(name)]
+             if "isotropic" not in name for library in peers.libraries(name)]
 
 
 @pytest.mark.parametrize("name, library", LIBRARIES)
 def test_every_network_has_their_keys_and_shapes(name, library):
-    ours = on_meta(proof.build, name)
-    theirs = their(library, name, ours)
+    ours = on_meta(models.create, name, 1000)
+    theirs = their(library, name)
     state = weights.convert(ours, library)
     assert shapes(state) == shapes(theirs.state_dict())
     same_keys = name.startswith("resnet") and library == "timm"
@@ -98,16 +73,16 @@ def test_authors_keys():
 def test_logits_equal_and_back_bit_for_bit(name, library, tmp_path):
     ours = proof.drawn(name)
     path = weights.save(ours, tmp_path / "w", library)
-    theirs = their(library, name, ours).eval()
+    theirs = their(library, name).eval()
     theirs.load_state_dict(load_file(path), strict=True, assign=True)
-    assert gap(proof.logits(ours, images()), proof.logits(theirs, images())) < 1e-5
+    assert gap(peers.logits(ours, images()), peers.logits(theirs, images())) < 1e-5
     for source in (path, theirs.state_dict()):
         back = proof.drawn(name, seed=1)
         weights.load(back, source)
         assert same(back, ours)
 
 
-@pytest.mark.parametrize("library", weights.SWIN)
+@pytest.mark.parametrize("library", weights.SWIN_KEYS)
 def test_swins_come_back_bit_for_bit(library, tmp_path):
     ours, back = drawn_swin(), drawn_swin(seed=1)
     assert weights.load(back, weights.save(ours, tmp_path / "w", library)) == library
@@ -117,14 +92,14 @@ def test_swins_come_back_bit_for_bit(library, tmp_path):
 
 @pytest.mark.parametrize("library", ["huggingface", "huggingface-hub"])
 def test_a_folder_that_transformers_opens(library, tmp_path):
-    ours, x = drawn_swin(), proof.images(224, batch=1)
+    ours, x = drawn_swin(), peers.noise(224, batch=1)
     kind = SwinForImageClassification
     config = SwinConfig(num_labels=1000, depths=[2, 2, 2, 2], embed_dim=12, num_heads=[1, 2, 3, 4])
     config.save_pretrained(tmp_path)
     weights.save(ours, tmp_path / "model.safetensors", library)
     theirs, info = kind.from_pretrained(tmp_path, output_loading_info=True)
     assert not any(info[k] for k in ("missing_keys", "unexpected_keys", "mismatched_keys"))
-    assert gap(proof.logits(ours, x), proof.logits(theirs.eval(), x)) < 1e-5
+    assert gap(peers.logits(ours, x), peers.logits(theirs.eval(), x)) < 1e-5
     theirs.save_pretrained(tmp_path / "again")  # in the names of the hub's files
     back = drawn_swin(seed=1)
     weights.load(back, tmp_path / "again" / "model.safetensors")
@@ -202,7 +177,7 @@ def test_timms_two_ways_to_write_a_linear_layer(name):
 
 
 def test_a_width_does_not_make_convolutions():
-    "timm's choice is made for four sizes; a network of our own is written with linear layers."
+    "timm chooses for four sizes; our own network is written with linear layers."
     ours = convnext.ConvNeXt((1, 1, 2, 1), (40, 80, 160, 320))
     theirs = timm.models.convnext.ConvNeXt(depths=(1, 1, 2, 1), dims=(40, 80, 160, 320))
     assert shapes(weights.convert(ours, "timm")) == shapes(theirs.state_dict())
@@ -229,10 +204,10 @@ def test_formats_that_do_not_exist():
             (convnext.convnext_isotropic_small, "timm", "there are: authors"),
             (convnext.convnext_atto, "jax", "authors, timm, torchvision, huggingface")]:
         with pytest.raises(ValueError, match=there):
-            weights.names(on_meta(make), library)
+            weights.key_map(on_meta(make), library)
 
 
-# Wrappers, classes, channels --------------------------------------------------------------------
+# Wrappers, classes, channels
 
 @pytest.mark.parametrize("wrap", [
     lambda s: {"model": s}, lambda s: {"state_dict": s, "epoch": 3}, lambda s: {"model_ema": s},
@@ -278,7 +253,7 @@ def test_other_channels_adapt_the_stem(make, chans):
             assert gap(other(x.expand(-1, chans, -1, -1)), ours(x.expand(-1, 3, -1, -1))) < 1e-4
 
 
-def test_what_fits_is_loaded_in_silence(atto):
+def test_what_fits_loads_silently(atto):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         weights.load(drawn(convnext.convnext_atto), atto.state_dict())
@@ -293,7 +268,7 @@ def test_a_warning_made_an_error_leaves_the_model_alone(atto):
     assert torch.equal(ten.norm.weight, norm)
 
 
-# Bad input --------------------------------------------------------------------------------------
+# Bad input
 
 def change(state, key, value):
     return {**state, key: value}
@@ -358,210 +333,3 @@ def test_bad_networks():
         convnext.ConvNeXtIsotropic(1, 8)(images(15))
     with pytest.raises(ValueError, match=r"expected images \(B, 3, H, W\)"):
         convnext.ConvNeXt((1,), (8,), features=True)(images(chans=1))
-
-
-# Files ------------------------------------------------------------------------------------------
-
-class Trap:
-    "Unpickled, it makes a folder."
-    def __init__(self, target):
-        self.target = target
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.target),)
-
-
-@pytest.mark.parametrize("way", ["zip", "legacy", "pickle 2", "pickle 4", "named safetensors"])
-def test_hostile_files_are_refused_and_run_nothing(way, atto, tmp_path):
-    target, path = tmp_path / "trapped", tmp_path / "w.pth"
-    hostile = {**atto.state_dict(), "zzz": Trap(target)}
-    if way in ("zip", "legacy"):
-        torch.save(hostile, path, _use_new_zipfile_serialization=way == "zip")
-    elif way == "named safetensors":
-        path = tmp_path / "w.safetensors"
-        torch.save(hostile, path)
-    else:
-        path.write_bytes(pickle.dumps({"a": Trap(target)}, protocol=int(way[-1])))
-    model = drawn(convnext.convnext_atto, seed=1)
-    with warnings.catch_warnings(), pytest.raises(ValueError, match="no readable weight") as seen:
-        warnings.simplefilter("ignore")  # PyTorch's, on the pickle protocol
-        weights.load(model, path)
-    assert "weights_only" not in str(seen.value)  # no advice to open it nevertheless
-    assert not target.exists()
-    if way in ("zip", "legacy", "pickle 2"):
-        assert "mkdir; nothing of it was run" in str(seen.value)
-    if way == "pickle 4":  # the trap does work where a file is trusted
-        pickle.loads(path.read_bytes())
-        assert target.is_dir()
-
-
-def small_files(folder):
-    net = convnext.ConvNeXt((1, 1, 1, 1), (8, 8, 8, 8), num_classes=3)
-    weights.randomize(net)
-    weights.save(net, folder / "w.safetensors")
-    torch.save({"model": net.state_dict()}, folder / "w.pth")
-    return net
-
-
-@pytest.mark.parametrize("kind", ["safetensors", "pth"])
-def test_truncated_files(kind, tmp_path):
-    net = small_files(tmp_path)
-    path = tmp_path / f"w.{kind}"
-    whole = path.read_bytes()
-    for length in (0, 1, 7, 8, 100, len(whole) // 2, len(whole) - 100, len(whole) - 1):
-        path.write_bytes(whole[:length])
-        with pytest.raises(ValueError, match="no readable weight file"):
-            weights.load(net, path)
-
-
-@pytest.mark.parametrize("kind", ["safetensors", "pth"])
-def test_corrupted_files(kind, tmp_path):
-    "A flipped byte is an error, or changes no tensor; safetensors' numbers have no checksum."
-    net = small_files(tmp_path)
-    path = tmp_path / f"w.{kind}"
-    whole = path.read_bytes()
-    header = int.from_bytes(whole[:8], "little") + 8 if kind == "safetensors" else len(whole)
-    refused = 0
-    for place in range(0, header, header // 150):
-        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1:])
-        back = convnext.ConvNeXt((1, 1, 1, 1), (8, 8, 8, 8), num_classes=3)
-        try:
-            weights.load(back, path)
-        except ValueError:
-            refused += 1
-        else:
-            assert same(back, net), place
-    assert refused > 75
-
-
-def test_files_that_hold_no_weights(tmp_path):
-    for name, content in {"a.pth": b"not a checkpoint", "b.safetensors": b"neither" * 9,
-                          "c.bin": b"", "d.pt": b"PK\x03\x04"}.items():
-        (tmp_path / name).write_bytes(content)
-        with pytest.raises(ValueError, match=f"{name} is no readable weight file"):
-            weights.load(on_meta(convnext.convnext_atto), tmp_path / name)
-    with pytest.raises(ValueError, match="no readable weight file"):
-        weights.load(on_meta(convnext.convnext_atto), tmp_path)
-    with pytest.raises(FileNotFoundError):
-        weights.load(on_meta(convnext.convnext_atto), tmp_path / "missing.pth")
-
-
-# The hub ----------------------------------------------------------------------------------------
-
-@pytest.fixture
-def hub(tmp_path, monkeypatch):
-    "A machine without a network, with an empty cache of the hub."
-    import huggingface_hub
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    return tmp_path
-
-
-@pytest.mark.parametrize("name", ["timm/convnext_atto.d2_in1k", "hf-hub:timm/convnext_atto.d2_in1k",
-                                  "hf_hub:me/mine", "out/never_trained"])
-def test_a_hub_out_of_reach(name, hub):
-    with pytest.raises(ConnectionError, match="hub cannot be reached; connect, or give a file"):
-        weights.load(on_meta(convnext.convnext_atto), name)
-
-
-def test_a_hub_in_the_cache(hub, atto):
-    repo = hub / "models--timm--convnext_atto.d2_in1k"
-    snapshot = repo / "snapshots" / ("0" * 40)
-    snapshot.mkdir(parents=True)
-    (repo / "refs").mkdir()
-    (repo / "refs" / "main").write_text(snapshot.name)
-    state = {k: t.contiguous() for k, t in weights.convert(atto, "timm").items()}
-    save_file(state, snapshot / "model.safetensors")
-    back = drawn(convnext.convnext_atto, seed=1)
-    assert weights.load(back, "timm/convnext_atto.d2_in1k") == "timm" and same(back, atto)
-
-
-def test_a_name_the_hub_does_not_know(monkeypatch):
-    class NotFound(OSError):
-        response = "404"
-
-    def answer(*args, **kwargs):
-        raise NotFound("404 Client Error: Repository Not Found\nmore")
-    monkeypatch.setattr(timm.models, "load_state_dict_from_hf", answer)
-    with pytest.raises(ValueError, match="the hub has no weights me/mine: 404 Client Error"):
-        weights.load(on_meta(convnext.convnext_atto), "me/mine")
-
-
-# The rest of the family ---------------------------------------------------------------------------
-
-@pytest.mark.parametrize("size, params, gmacs", [
-    ("small", 22_308_712, 4.2864), ("base", 87_083_752, 16.8963), ("large", 305_942_504, 59.6992)])
-def test_isotropic_cost_and_keys(size, params, gmacs):
-    net = on_meta(getattr(convnext, f"convnext_isotropic_{size}"))
-    found = cost.count(net)
-    assert (found.params, round(found.gmacs, 4)) == (params, gmacs)
-    part, depth = (".weight", ".bias"), 36 if size == "large" else 18
-    keys = {f"{m}{p}" for m in ("stem", "norm", "head") for p in part}
-    keys |= {f"blocks.{i}.{m}{p}" for i in range(depth) for p in part
-             for m in ("dwconv", "norm", "pwconv1", "pwconv2")}
-    keys |= {f"blocks.{i}.gamma" for i in range(depth) if size == "large"}
-    assert set(net.state_dict()) == keys
-
-
-def plain_isotropic(w, x, depth):
-    "Isotropic ConvNeXt from the paper's words: patches, blocks of one width, average, norm, head."
-    def norm(x, name):  # over the channels, the second axis
-        shape = (1, -1) + (1,) * (x.ndim - 2)
-        centred = x - x.mean(1, keepdim=True)
-        x = centred / (centred.square().mean(1, keepdim=True) + 1e-6).sqrt()
-        return x * w[f"{name}.weight"].view(shape) + w[f"{name}.bias"].view(shape)
-
-    def linear(x, name):
-        return (torch.einsum("oc,bchw->bohw", w[f"{name}.weight"], x)
-                + w[f"{name}.bias"][:, None, None])
-
-    x = x.unfold(2, 16, 16).unfold(3, 16, 16)  # (B, C, H/16, W/16, 16, 16)
-    x = torch.einsum("ocij,bchwij->bohw", w["stem.weight"], x) + w["stem.bias"][:, None, None]
-    for i in range(depth):
-        y = torch.nn.functional.pad(x, (3,) * 4).unfold(2, 7, 1).unfold(3, 7, 1)
-        y = torch.einsum("cij,bchwij->bchw", w[f"blocks.{i}.dwconv.weight"][:, 0], y)
-        y = norm(y + w[f"blocks.{i}.dwconv.bias"][:, None, None], f"blocks.{i}.norm")
-        y = linear(y, f"blocks.{i}.pwconv1")
-        y = y * 0.5 * (1 + torch.erf(y / math.sqrt(2)))
-        y = linear(y, f"blocks.{i}.pwconv2")
-        x = x + y * w.get(f"blocks.{i}.gamma", torch.ones(1))[:, None, None]
-    return norm(x.mean((2, 3)), "norm") @ w["head.weight"].T + w["head.bias"]
-
-
-@pytest.mark.parametrize("make, depth", [
-    (convnext.convnext_isotropic_small, 18),
-    (partial(convnext.ConvNeXtIsotropic, 36, 64, layer_scale=1e-6), 36)])  # L, narrow
-def test_isotropic_logits_of_a_plain_reference(make, depth):
-    net = drawn(make).eval()
-    with torch.inference_mode():
-        assert gap(net(images(96)), plain_isotropic(net.state_dict(), images(96), depth)) < 1e-5
-
-
-def test_isotropic_round_trip(tmp_path):
-    ours = drawn(partial(convnext.ConvNeXtIsotropic, 2, 16, 10))
-    back = drawn(partial(convnext.ConvNeXtIsotropic, 2, 16, 10), seed=1)
-    assert weights.load(back, weights.save(ours, tmp_path / "w")) == "authors" and same(back, ours)
-    grey = drawn(partial(convnext.ConvNeXtIsotropic, 2, 16, 5, in_chans=1), seed=1)
-    with pytest.warns(UserWarning) as said:
-        weights.load(grey, ours.state_dict())
-    assert len(said) == 2 and torch.equal(
-        grey.stem.weight, ours.stem.weight.sum(1, keepdim=True))
-
-
-@pytest.mark.parametrize("name", ["convnext_atto", "convnext_tiny", "convnextv2_nano"])
-def test_features_are_timms(name):
-    logits = drawn(getattr(convnext, name)).eval()
-    ours = on_meta(getattr(convnext, name), features=True).eval()
-    assert shapes(ours.state_dict()) == shapes(logits.state_dict())
-    ours.load_state_dict(logits.state_dict(), assign=True)
-    theirs = on_meta(timm.create_model, name, features_only=True).eval()
-    theirs.load_state_dict({k.replace("stem.", "stem_").replace("stages.", "stages_"): t
-                            for k, t in weights.convert(ours, "timm").items()
-                            if not k.startswith("head.")}, strict=True, assign=True)
-    with torch.inference_mode():
-        maps, expected = ours(images(96)), theirs(images(96))
-        assert len(maps) == len(expected) == 4
-        for i, (a, b) in enumerate(zip(maps, expected)):
-            assert a.shape == (2, ours.stages[i][0].dwconv.in_channels, 24 >> i, 24 >> i)
-            assert gap(a, b) < 1e-5
-        assert torch.equal(ours.head(ours.norm(maps[-1].mean((2, 3)))), logits(images(96)))

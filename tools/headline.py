@@ -30,7 +30,7 @@ def main() -> None:
         parser.error(f"no network {', '.join(unknown)}; there are {', '.join(NETWORKS)}")
     dataset = data.load(args.data)
     for name in args.networks:
-        recipe = replace(train.PRESETS[args.recipe].lasting(args.epochs), seed=args.seed,
+        recipe = replace(train.PRESETS[args.recipe].with_epochs(args.epochs), seed=args.seed,
                          model=name, model_args=NETWORKS[name])
         folder = args.out / (f"{name}-s{args.seed}" if args.seed else name)
         _, run = train.fit(recipe, dataset, folder)

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from convnext_nb import data, evaluation, roadmap, runs, seen
+from convnext_nb import data, models, roadmap, runs, seen
 
 ROOT = Path(__file__).resolve().parent.parent
 SEEDS = ("", "-s1", "-s2")
@@ -38,7 +38,7 @@ def sample(dataset: data.Dataset, count: int) -> tuple[torch.Tensor, torch.Tenso
 
 def network(root: Path, name: str) -> nn.Module:
     "The trained network of a run in the folder `root`."
-    return evaluation.restore(root / name)[0]
+    return models.restore(root / name)[0]
 
 
 def seeds_of(root: Path, step: str) -> list[str]:
@@ -97,7 +97,7 @@ def steps(found: dict, root: Path, few: data.Dataset, source: Path, say) -> None
 
 def shipped(found: dict, tiny: data.Dataset, source: Path) -> None:
     "Adds the network that comes with the package."
-    net = evaluation.restore(ATTO)[0]
+    net = models.restore(ATTO)[0]
     x, y, rows = sample(tiny, 2000)
     found["boxes"][ATTO] = seen.cam_in_boxes(net, x, y, seen.box_masks(source, rows))
     found["blocks"][ATTO] = seen.without_each_block(net, x, y)
@@ -107,7 +107,7 @@ def shipped(found: dict, tiny: data.Dataset, source: Path) -> None:
 def drawn(found: dict, root: Path, tiny: data.Dataset) -> None:
     "Adds what can be shown: drawn images."
     shapes = data.Shapes(n_train=10, n_val=250)
-    net = evaluation.restore(ATTO)[0]
+    net = models.restore(ATTO)[0]
     x, _, _ = sample(replace(shapes, preprocessing=tiny.preprocessing), 20)
     size = seen.field_size(seen.receptive_field(net, x), net.total_stride)
     found["drawn"] = dict(network=ATTO, **size)

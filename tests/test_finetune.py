@@ -1,0 +1,121 @@
+"""Fine-tuning: frozen parts, new heads, another stochastic depth."""
+import pickle
+from copy import deepcopy
+from functools import partial
+
+import pytest
+import torch
+from oracles import images
+
+from convnext_nb import convnext, finetune, optim, resnet, swin
+
+NETS = {
+    "convnext": partial(convnext.ConvNeXt, (1, 2, 1, 1), (8, 16, 24, 32)),
+    "convnextv2": partial(convnext.ConvNeXt, (1, 1, 2, 1), (8, 16, 24, 32), grn=True,
+                          layer_scale=None),
+    "isotropic": partial(convnext.ConvNeXtIsotropic, 3, 16),
+    "resnet": partial(resnet.ResNet, resnet.Bottleneck, (1, 1, 1, 1), width=8),
+    "swin": partial(swin.Swin, (1, 1, 2, 1), 12, (1, 2, 3, 4)),
+}
+each_net = pytest.mark.parametrize("name", NETS)
+
+
+def make(name, **kwargs):
+    torch.manual_seed(0)
+    return NETS[name](**{"num_classes": 7, "drop_path": 0.4, **kwargs})
+
+
+def step(model, x, seed=0):
+    "One optimizer step in training mode."
+    torch.manual_seed(seed)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 0.1)
+    model.train()(x).square().mean().backward()
+    optimizer.step()
+
+
+def changed(before, model):
+    return {k for k, v in model.state_dict().items() if not torch.equal(v, before[k])}
+
+
+@each_net
+def test_stages_hold_all_but_the_end(name):
+    model = make(name)
+    inside = [p for part in finetune.stages(model) for m in part for p in m.parameters()]
+    assert len(set(inside)) == len(inside)
+    rest = {n.split(".")[0] for n, p in model.named_parameters() if not any(p is q for q in inside)}
+    assert rest <= {"norm", "head", "fc"} and rest & {"head", "fc"}
+    ids, names = optim.layer_ids(model), {p: n for n, p in model.named_parameters()}
+    parts = [[ids[names[p]] for m in part for p in m.parameters()]
+             for part in finetune.stages(model)]
+    assert all(max(a) < min(b) for a, b in zip(parts, parts[1:]))  # the order of layer decay
+
+
+@each_net
+@pytest.mark.parametrize("last", [0, 1, None])
+def test_frozen_parts_do_not_move(name, last):
+    model = make(name)
+    parts = finetune.stages(model)
+    k = len(parts) - 1 if last is None else last
+    frozen = [m for part in parts[:k + 1] for m in part]
+    assert finetune.freeze(model, last) is model
+    before = [deepcopy(m.state_dict()) for m in frozen]
+    after = deepcopy(model.state_dict())
+    for seed in range(2):
+        step(model, images(64), seed)
+    assert not any(changed(b, m) for b, m in zip(before, frozen))
+    assert not any(sub.training for m in frozen for sub in m.modules())
+    assert changed(after, model) and model.training
+    assert all(sub.training for part in parts[k + 1:] for m in part for sub in m.modules())
+    model.eval()
+    assert not any(m.training for m in model.modules())
+
+
+@each_net
+def test_frozen_survives_copies_and_can_be_undone(name):
+    model = finetune.freeze(make(name), 1)
+    for copy in (deepcopy(model), pickle.loads(pickle.dumps(model))):
+        parts = finetune.stages(copy.train())
+        assert not parts[1][-1].training and parts[-1][-1].training is (len(parts) > 2)
+        model.train()
+        finetune.freeze(copy, -1)
+        assert all(m.training for m in copy.train().modules())
+        assert all(p.requires_grad for p in copy.parameters())
+    assert not finetune.stages(model)[1][-1].training  # a copy's thaw is its own
+    lower = finetune.freeze(model, 0)
+    assert finetune.stages(lower)[1][-1].training
+
+
+def test_a_stage_that_does_not_exist():
+    for last in (-2, 5):
+        with pytest.raises(ValueError, match=r"ConvNeXt has stages 0 \(the stem\) to 4"):
+            finetune.freeze(make("convnext"), last)
+    with pytest.raises(ValueError, match="Linear has no stages"):
+        finetune.freeze(torch.nn.Linear(2, 2))
+
+
+@each_net
+def test_another_head(name):
+    model = make(name).eval()
+    before = deepcopy(model.state_dict())
+    with torch.no_grad():
+        vectors = finetune.replace_head(deepcopy(model), 0)(images(64))
+        assert torch.equal(getattr(model, finetune.head_name(model))(vectors), model(images(64)))
+        assert finetune.replace_head(model, 3, 0.001)(images(64)).abs().max() < 0.02
+    assert {k.split(".")[0] for k in changed(before, model)
+            if before[k].shape == model.state_dict()[k].shape} <= {"head", "fc"}
+    assert model(images(64)).shape == (2, 3)
+    half = finetune.replace_head(make(name).to(torch.bfloat16), 5)
+    assert {p.dtype for p in half.parameters()} == {torch.bfloat16}
+    headless = finetune.replace_head(model, 0)
+    with pytest.raises(ValueError, match="not a linear layer"):
+        finetune.replace_head(headless, 4)
+
+
+@each_net
+@pytest.mark.parametrize("rate", [0.0, 0.3])
+def test_drop_path_set_later_equals_drop_path_from_the_start(name, rate):
+    def rates(model):
+        return [m.p for m in model.modules() if isinstance(m, finetune.DropPath)]
+    assert rates(finetune.set_drop_path(make(name), rate)) == rates(make(name, drop_path=rate))
+    with pytest.raises(ValueError, match="drop_path is a probability"):
+        finetune.set_drop_path(make(name), 1.0)

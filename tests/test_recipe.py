@@ -1,0 +1,55 @@
+"""Recipes: what is refused, what depends on the epoch, what older files mean."""
+import json
+from dataclasses import replace
+
+import pytest
+from training import RECIPE
+
+from convnext_nb.recipe import PRESETS, Recipe, preset
+
+
+@pytest.mark.parametrize("change, words", [
+    (dict(augment="crop blur"), "blur"), (dict(optimizer="sgd"), "choose one of"),
+    (dict(erasing=2), "erasing must be from 0 to 1"), (dict(ema=1.5), "ema must be from 0 to 1"),
+    (dict(mixup=-1), "mixup must be from 0"), (dict(layer_decay=7), "layer_decay must be"),
+    (dict(warmup_epochs=5), "warmup_epochs must be from 0 to 4"), (dict(clip_grad=-1), "clip_grad"),
+    (dict(warmup_epochs=-1), "warmup_epochs"), (dict(min_lr=1.0), "min_lr must be from 0 to 0.01"),
+    (dict(weight_decay=-1), "weight_decay"), (dict(size=-5), "size must be positive"),
+    (dict(betas=(2, 3)), "betas"), (dict(sizes=((0.5, 48), (0, 32))), "sizes .* in order")])
+def test_recipes_at_fault(change, words):
+    with pytest.raises(ValueError, match=words):
+        replace(RECIPE, **change)
+
+
+def test_sizes_and_mixing_follow_the_epoch():
+    recipe = replace(RECIPE, epochs=10, size=64, sizes=((0, 32), (0.5, 48), (0.85, 64)), mixup=0.2,
+                     mix_until=0.7)
+    assert [recipe.size_at(e) for e in range(10)] == [32] * 5 + [48] * 4 + [64]
+    assert [recipe.mixes(e) for e in range(10)] == [True] * 7 + [False] * 3
+    assert replace(RECIPE, sizes=((0.5, 48),)).size_at(0) is None
+    assert not replace(recipe, mixup=0.0).mixes(0)
+
+
+def test_a_shorter_run_warms_up_for_less():
+    recipe = replace(RECIPE, epochs=10, warmup_epochs=2)
+    found = [(r.epochs, r.warmup_epochs) for r in map(recipe.with_epochs, (1, 5, 10, 30))]
+    assert found == [(1, 0.2), (5, 1.0), (10, 2.0), (30, 2.0)]
+
+
+def test_an_old_recipe_means_what_it_meant():
+    "Fields that were added later have defaults that do what was done before them."
+    now = Recipe(epochs=8, warmup_epochs=1, lr=0.004).to_dict()
+    later = ("start", "head_init_scale", "optimizer", "layer_decay", "size", "sizes", "magnitude",
+             "erasing", "mixup", "cutmix", "mix_per_sample", "mix_until", "ema")
+    old = {k: v for k, v in now.items() if k not in later}
+    recipe = Recipe.from_dict(json.loads(json.dumps(old)))
+    assert (recipe.optimizer, recipe.layer_decay, recipe.ema) == ("adamw", None, None)
+    assert not recipe.erasing and not recipe.mixes(0) and recipe.size_at(0) is None
+    with pytest.raises(ValueError, match="no field blur in Recipe"):
+        Recipe.from_dict(now | dict(blur=1))
+
+
+def test_presets_by_name():
+    assert preset("brief") == preset("tiny_224") == PRESETS["tiny_224"]  # its name before
+    with pytest.raises(ValueError, match="no recipe 'pocked'; there are: .*pocket"):
+        preset("pocked")

@@ -1,0 +1,51 @@
+"""Run folders: disks at fault, and who reads along."""
+import resource
+import sys
+from dataclasses import replace
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from training import RECIPE, dataset, fit
+
+from convnext_nb import runs, train
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OSError, match="cannot write .*run: .*choose another folder"):
+        fit(tmp_path / "file" / "run")
+
+
+@pytest.mark.parametrize("write", [
+    lambda run: run.append(dict(epoch=1, note="x" * 50_000)),
+    lambda run: runs.write_json(run.folder / "recipe.json", dict(note="x" * 50_000))])
+def test_a_full_disk_names_the_file(write, tmp_path):
+    run = runs.Run(tmp_path)
+    runs.write_json(tmp_path / "recipe.json", dict(old=1))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    try:
+        with pytest.raises(OSError, match=f"cannot write {tmp_path}/.*: .*; free some space"):
+            write(run)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert run.recipe == dict(old=1) and run.metrics == [] and not list(tmp_path.glob("*.part"))
+
+
+def test_watch_sees_every_epoch(tmp_path):
+    seen = []
+    train.fit(RECIPE, dataset(), tmp_path, "cpu", progress=False,
+              watch=lambda run: seen.append(len(run.metrics)))
+    assert seen == [1, 2, 3, 4]
+
+
+def test_tensorboard_reads_what_is_measured(tmp_path, monkeypatch):
+    run = train.fit(replace(RECIPE, epochs=2), dataset(), tmp_path, "cpu", progress=False,
+                    watch=runs.tensorboard())[1]
+    found = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    for name in ("loss", "val_top1"):
+        read = [(e.step, e.value) for e in found.Scalars(name)]
+        assert read == [(row["epoch"], pytest.approx(row[name])) for row in run.metrics]
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ImportError, match="pip install tensorboard"):
+        runs.tensorboard()
