@@ -62,12 +62,16 @@ def input_channels(model: nn.Module) -> int:
     return conv.in_channels
 
 # %% ../nbs/110_cost.ipynb #91032ad7
+def _precision(model):
+    "The dtype of the model's parameters, which an image must have, too."
+    return next((p.dtype for p in model.parameters()), torch.float32)
+
 def _counted_pass(model, size):
     "Runs one forward pass of `model` on the meta device, watched by PyTorch's counter."
     tensors = [*model.named_parameters(), *model.named_buffers()]
     copies = {name: t.to("meta") for name, t in tensors}
-    dtype = next((p.dtype for p in model.parameters()), None)
-    image = torch.empty(1, input_channels(model), size, size, dtype=dtype, device="meta")
+    channels = input_channels(model)
+    image = torch.empty(1, channels, size, size, dtype=_precision(model), device="meta")
     with evaluating(model), torch.no_grad(), FlopCounterMode(display=False) as counter:
         functional_call(model, copies, (image,))
     return counter
@@ -105,6 +109,7 @@ def table(
     with evaluating(model):
         stats = summary(
             model, input_size=(1, input_channels(model), size, size), depth=depth, verbose=0,
+            dtypes=[_precision(model)],
             row_settings=("var_names",), col_names=("input_size", "output_size", "num_params"))
     return Table(stats.summary_list, stats.input_size, stats.total_input, stats.formatting)
 
