@@ -62,16 +62,16 @@ def input_channels(model: nn.Module) -> int:
     return conv.in_channels
 
 # %% ../nbs/110_cost.ipynb #91032ad7
-def _precision(model):
-    "The dtype of the model's parameters, which an image must have, too."
-    return next((p.dtype for p in model.parameters()), torch.float32)
+def _image(model, size):
+    "One black image on the model's device and in its precision."
+    like = next(model.parameters(), torch.empty(0))
+    return like.new_zeros(1, input_channels(model), size, size)
 
 def _counted_pass(model, size):
     "Runs one forward pass of `model` on the meta device, watched by PyTorch's counter."
     tensors = [*model.named_parameters(), *model.named_buffers()]
     copies = {name: t.to("meta") for name, t in tensors}
-    channels = input_channels(model)
-    image = torch.empty(1, channels, size, size, dtype=_precision(model), device="meta")
+    image = _image(model, size).to("meta")
     with evaluating(model), torch.no_grad(), FlopCounterMode(display=False) as counter:
         functional_call(model, copies, (image,))
     return counter
@@ -108,8 +108,7 @@ def table(
     """
     with evaluating(model):
         stats = summary(
-            model, input_size=(1, input_channels(model), size, size), depth=depth, verbose=0,
-            dtypes=[_precision(model)],
+            model, input_data=_image(model, size), depth=depth, verbose=0,
             row_settings=("var_names",), col_names=("input_size", "output_size", "num_params"))
     return Table(stats.summary_list, stats.input_size, stats.total_input, stats.formatting)
 

@@ -83,7 +83,9 @@ def _pool(kind):
     "timm's layer for the pooling of that name, without parameters."
     if kind not in ("avg", "max", "avgmax", ""):
         raise ValueError(f"global_pool={kind!r}: choose 'avg', 'max', 'avgmax' or '' (no pooling)")
-    return SelectAdaptivePool2d(pool_type="fastavg" if kind == "avg" else kind)  # x.mean((2, 3))
+    pool = SelectAdaptivePool2d(pool_type="fastavg" if kind == "avg" else kind)  # x.mean((2, 3))
+    pool.pool_type = kind  # timm writes this name into config.json
+    return pool
 
 # %% ../nbs/415_timm.ipynb #5c1e90a3
 def _dilate(model, output_stride):

@@ -269,14 +269,14 @@ def test_fx_records_every_network(family, train):
     for size in (64, 97):
         with torch.no_grad():
             assert gap(traced(images(size)), net(images(size))) < 1e-5
-    assert torch.fx.symbolic_trace(FAMILIES[family](drop_path=0.5).train())(images()).isfinite().all()
+    noisy = torch.fx.symbolic_trace(FAMILIES[family](drop_path=0.5).train())
+    assert noisy(images()).isfinite().all()
 
 
 @each_family
 def test_feature_extractor(family):
     net = small(family)
-    part = next(n for n, m in net.named_modules() if n.count(".") == 1 and n[-1] == "1"
-                and isinstance(m, torch.nn.Module) and "stem" not in n)
+    part = next(n for n, _ in net.named_modules() if n.count(".") == 1 and n[-1] == "1")
     seen = []
     net.get_submodule(part).register_forward_hook(lambda m, i, out: seen.append(out))
     with torch.no_grad():
@@ -326,7 +326,7 @@ def test_gradient_of_each_sample(family, fast_too):
 @each_family
 def test_forward_gradients(family):
     net = fast.speed_up(small(family, num_classes=3))
-    if "b" not in family[0]: net.train()
+    if family not in ("basic blocks", "bottlenecks", "walk"): net.train()  # no batch norm
     x, v = images(64), images(64).flip(0)
     with sdpa_kernel(SDPBackend.MATH):
         _, slope = torch.func.jvp(net, (x,), (v,))
@@ -359,8 +359,8 @@ def test_float64_stays_float64_under_autocast(family, train):
     net = fast.speed_up(small(family)).double().train(train)
     with torch.autocast("cpu", torch.bfloat16):
         out = net(images().double())
-    if family != "Swin": assert out.dtype == torch.float64
-    assert gap(out.float(), net(images().double()).float()) < 1e-6 or family == "Swin"
+    assert out.dtype == torch.float64
+    assert gap(out.float(), net(images().double()).float()) < 1e-6
 
 
 @each_family
@@ -392,7 +392,7 @@ class Doubled(torch.nn.Module):
 
 
 @pytest.mark.parametrize("family", ["V1", "V2", "isotropic", "walk", "Swin"])
-def test_a_linear_layer_may_be_wrapped_or_parametrized(family):
+def test_a_linear_layer_may_be_wrapped(family):
     net, merged = fast.speed_up(small(family)), small(family)
     merged.load_state_dict(net.state_dict())
     names = [n for n, m in net.named_modules() if type(m) is torch.nn.Linear]
@@ -403,13 +403,17 @@ def test_a_linear_layer_may_be_wrapped_or_parametrized(family):
         with torch.no_grad():
             merged.get_submodule(name).weight += wrapped.up.weight @ wrapped.down.weight
     with torch.no_grad(): assert gap(net(images()), merged(images())) < 1e-4
-    net = fast.speed_up(small(family))
-    for name in names:
-        torch.nn.utils.parametrize.register_parametrization(net.get_submodule(name), "weight",
-                                                            Doubled())
-        with torch.no_grad(): merged.get_submodule(name).weight.copy_(net.get_submodule(name).weight)
-    for m, n in zip(net.modules(), merged.modules()): assert m.training == n.training
-    with torch.no_grad(): assert net(images()).isfinite().all()
+
+
+@pytest.mark.parametrize("family", ["V1", "V2", "isotropic", "walk", "Swin"])
+def test_a_linear_layer_may_be_parametrized(family):
+    net, merged = fast.speed_up(small(family)), small(family)
+    merged.load_state_dict(net.state_dict())
+    for name, m in list(net.named_modules()):
+        if type(m) is not torch.nn.Linear: continue
+        torch.nn.utils.parametrize.register_parametrization(m, "weight", Doubled())
+        with torch.no_grad(): merged.get_submodule(name).weight.mul_(2)
+    with torch.no_grad(): assert gap(net(images()), merged(images())) < 1e-4
 
 
 BUILDERS = [getattr(module, name) for module in (convnext, resnet, swin)
@@ -420,7 +424,7 @@ BUILDERS = [getattr(module, name) for module in (convnext, resnet, swin)
 @pytest.mark.parametrize("build", BUILDERS, ids=lambda b: b.__name__)
 def test_builders_are_functions_that_can_be_registered(build):
     name = f"test_{build.__name__}"
-    torchvision.models.register_model(name)(build)
+    torchvision.models._api.register_model(name)(build)
     try:
         assert pickle.loads(pickle.dumps(build)) is build
         made = cost.on_meta(torchvision.models.get_model, name, num_classes=7)

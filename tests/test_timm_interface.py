@@ -36,7 +36,7 @@ def test_pooling(pool, num_classes, two):
             net.reset_classifier(num_classes, pool)
         if num_classes:
             w, b = torch.randn(5, 320), torch.randn(5)
-            for net, head in zip(two, (two[0].head, two[1].head.fc)):
+            for head in (two[0].head, two[1].head.fc):
                 head.weight.copy_(w.view_as(head.weight))
                 head.bias.copy_(b)
         assert gap(two[0](x), two[1](x)) < 1e-5
@@ -75,7 +75,7 @@ def test_intermediates(options, two):
 @pytest.mark.parametrize("kind", ["getter", "hook", "fx"])
 @pytest.mark.parametrize("wanted", [(0,), (2,), (3, 1), (-2, -1), 2])
 def test_features_only(kind, wanted):
-    if kind != "getter" and not isinstance(wanted, tuple): pytest.skip("timm: a number is new")
+    if kind == "hook" and wanted == (3, 1): pytest.skip("timm's order depends on the network here")
     ours, theirs = (timm.create_model(name, features_only=True, out_indices=wanted,
                                       feature_cls=kind) for name in (OURS, THEIRS))
     assert ours.feature_info.channels() == theirs.feature_info.channels()
@@ -133,11 +133,9 @@ def test_groups_are_timms(coarse):
         groups.append([sum(net.get_parameter(n).numel() for n in names)
                        for _, names in sorted(found.items())])
     assert groups[0] == groups[1] and (len(groups[0]) == 6 or not coarse)
-    decayed = param_groups_layer_decay(timm.create_model(OURS), layer_decay=0.5)
-    assert sum(len(g["params"]) for g in decayed) == len(list(two_params()))
-
-
-def two_params(): return timm.create_model(OURS).parameters()
+    net = timm.create_model(OURS)
+    decayed = param_groups_layer_decay(net, layer_decay=0.5)
+    assert sum(len(g["params"]) for g in decayed) == len(list(net.parameters()))
 
 
 # Building ----------------------------------------------------------------------------------------
