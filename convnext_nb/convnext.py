@@ -136,7 +136,9 @@ def _builder(name, depths, width, **fixed):
     "The function of that name, which builds a ConvNeXt of these sizes."
     dims = tuple(width * 2**i for i in range(4))
     def build(num_classes: int = 1000, in_chans: int = 3, drop_path: float = 0.0, **kwargs):
-        return ConvNeXt(depths, dims, num_classes, in_chans, drop_path, **{**fixed, **kwargs})
+        settings = {"depths": depths, "dims": dims, **fixed, **kwargs}
+        return ConvNeXt(num_classes=num_classes, in_chans=in_chans, drop_path=drop_path,
+                        **settings)
     version = "V2" if fixed.get("grn") else "V1"
     build.__doc__ = f"ConvNeXt {version} with depths {depths} and dims {dims}."
     build.__name__ = name

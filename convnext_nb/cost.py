@@ -62,12 +62,16 @@ def input_channels(model: nn.Module) -> int:
     return conv.in_channels
 
 # %% ../nbs/110_cost.ipynb #91032ad7
+def _image(model, size):
+    "One black image on the model's device and in its precision."
+    like = next(model.parameters(), torch.empty(0))
+    return like.new_zeros(1, input_channels(model), size, size)
+
 def _counted_pass(model, size):
     "Runs one forward pass of `model` on the meta device, watched by PyTorch's counter."
     tensors = [*model.named_parameters(), *model.named_buffers()]
     copies = {name: t.to("meta") for name, t in tensors}
-    dtype = next((p.dtype for p in model.parameters()), None)
-    image = torch.empty(1, input_channels(model), size, size, dtype=dtype, device="meta")
+    image = _image(model, size).to("meta")
     with evaluating(model), torch.no_grad(), FlopCounterMode(display=False) as counter:
         functional_call(model, copies, (image,))
     return counter
@@ -104,7 +108,7 @@ def table(
     """
     with evaluating(model):
         stats = summary(
-            model, input_size=(1, input_channels(model), size, size), depth=depth, verbose=0,
+            model, input_data=_image(model, size), depth=depth, verbose=0,
             row_settings=("var_names",), col_names=("input_size", "output_size", "num_params"))
     return Table(stats.summary_list, stats.input_size, stats.total_input, stats.formatting)
 

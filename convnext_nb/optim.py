@@ -30,6 +30,7 @@ def lr_at(
 def _decays(name, p):
     "Whether weight decay acts on a parameter: on matrices and filters."
     if name.endswith("relative_position_bias_table"): return False  # Swin's biases have two axes
+    if p.ndim == 2: return True  # a matrix, also one with a single row: the head for one class
     return p.squeeze().ndim > 1
 
 _PLACES = [  # (pattern of a parameter's name, stage and block)

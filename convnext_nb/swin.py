@@ -11,7 +11,7 @@ from collections.abc import Callable
 from math import ceil
 
 import torch
-from torch import nn
+from torch import fx, nn
 from torch.nn import functional as F
 
 from .layers import DropPath, check_image, drop_path_rates, own_words
@@ -41,7 +41,7 @@ def split_windows(
     B, H, W, C = x.shape
     x = x.view(B, H // window, window, W // window, window, C)
     x = x.transpose(2, 3)  # (B, H / window, W / window, window, window, C)
-    return x.reshape(B, -1, window**2, C)
+    return x.reshape(B, (H // window) * (W // window), window**2, C)
 
 def join_windows(
     x: torch.Tensor,  # (B, windows, window**2, C)
@@ -76,6 +76,32 @@ def visible(
     return part[:, :, None] == part[:, None, :]
 
 # %% ../nbs/190_swin.ipynb #32dda3c8
+def _frame(H, W, window, shift):
+    "Height and width of the padded map, and by how many rows and columns it is rolled."
+    tall = H + -H % window
+    wide = W + -W % window
+    up = shift if tall > window else 0
+    left = shift if wide > window else 0
+    return tall, wide, up, left
+
+@fx.wrap  # `torch.fx` records a call of it: what it does depends on the size of the map
+def _cut(x, window, shift):  # (B, H, W, C)
+    "The windows of a map (B, windows, N, C), and the mask (windows, N, N), None without shift."
+    H, W = x.shape[1:3]
+    tall, wide, up, left = _frame(H, W, window, shift)
+    if tall > H or wide > W: x = F.pad(x, (0, 0, 0, wide - W, 0, tall - H))
+    if not up and not left: return split_windows(x, window), None
+    x = x.roll((-up, -left), (1, 2))
+    return split_windows(x, window), visible(tall, wide, window, (up, left), x.device)
+
+@fx.wrap
+def _put_back(x, H, W, window, shift):  # (B, windows, N, C)
+    "The map (B, H, W, C) of these windows: undoes `_cut`."
+    tall, wide, up, left = _frame(H, W, window, shift)
+    x = join_windows(x, window, tall, wide)  # (B, tall, wide, C)
+    if up or left: x = x.roll((up, left), (1, 2))
+    return x[:, :H, :W]
+
 def in_windows(
     x: torch.Tensor,  # (B, H, W, C)
     window: int,  # side of a window in pixels
@@ -88,24 +114,12 @@ def in_windows(
     one window covers is not shifted.
     """
     H, W = x.shape[1:3]
-    down = -H % window  # rows to pad
-    right = -W % window  # columns to pad
-    if down or right: x = F.pad(x, (0, 0, 0, right, 0, down))
-    tall = H + down
-    wide = W + right
-    up = shift if tall > window else 0
-    left = shift if wide > window else 0
-    mask = None
-    if up or left:
-        mask = visible(tall, wide, window, (up, left), x.device)
-        x = x.roll((-up, -left), (1, 2))
-    x = split_windows(x, window)  # (B, windows, N, C)
+    x, mask = _cut(x, window, shift)  # (B, windows, N, C)
     x = look(x, mask)
-    x = join_windows(x, window, tall, wide)  # (B, tall, wide, C)
-    if up or left: x = x.roll((up, left), (1, 2))
-    return x[:, :H, :W]
+    return _put_back(x, H, W, window, shift)
 
 # %% ../nbs/190_swin.ipynb #c949ca7d
+@fx.wrap
 def _attend(q, k, v, bias, mask):
     "Attention in windows: q, k, v (B, windows, heads, N, d) to (B, windows, N, heads * d)."
     B, windows, heads, N, d = q.shape
@@ -184,6 +198,12 @@ class SwinBlock(nn.Module):
         return x + self.drop_path(y)
 
 # %% ../nbs/190_swin.ipynb #a3fd4a59
+@fx.wrap
+def _pad_to_even(x):  # (B, H, W, C)
+    H, W = x.shape[1:3]
+    if H % 2 or W % 2: x = F.pad(x, (0, 0, 0, W % 2, 0, H % 2))
+    return x
+
 class PatchMerging(nn.Module):
     """Halves the map, doubles the channels: (B, H, W, dim) to (B, H / 2, W / 2, 2 * dim).
 
@@ -195,9 +215,9 @@ class PatchMerging(nn.Module):
         self.norm = nn.LayerNorm(4 * dim)
 
     def forward(self, x):  # (B, H, W, dim)
+        x = _pad_to_even(x)
         B, H, W, C = x.shape
-        if H % 2 or W % 2: x = F.pad(x, (0, 0, 0, W % 2, 0, H % 2))
-        x = x.reshape(B, (H + 1) // 2, 2, (W + 1) // 2, 2, C)
+        x = x.reshape(B, H // 2, 2, W // 2, 2, C)
         x = x.permute(0, 1, 3, 4, 2, 5).flatten(3)  # (B, H / 2, W / 2, 4 * dim)
         x = self.norm(x)
         return self.reduction(x)  # (B, H / 2, W / 2, 2 * dim)
@@ -220,6 +240,7 @@ def _check(depths, heads, stem_stride, window, img_size):
         raise ValueError(f"img_size {img_size!r} does not fit: one side in pixels, a multiple of "
                          f"stem_stride {stem_stride}, at least the total stride {total}")
 
+@fx.wrap
 def _check_size(x, img_size):
     if img_size and x.shape[2:] != (img_size, img_size):
         raise ValueError(f"this network was built for img_size {img_size}, the image has "

@@ -1,4 +1,6 @@
 """Our networks against the established ones: same weights, same logits, same gradients."""
+import pickle
+
 import onnxruntime
 import pytest
 import torch
@@ -6,7 +8,7 @@ import torchvision
 from oracles import drawn, gap, images
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from convnext_nb import convnext, cost, peers, proof, resnet, roadmap, swin, weights
+from convnext_nb import convnext, cost, fast, peers, proof, resnet, roadmap, swin, weights
 
 
 @pytest.mark.parametrize("size", ["tiny", "small"])
@@ -255,3 +257,182 @@ def test_cost_leaves_the_model_alone():
     assert net.training and not net.stages[0].training
     assert all(torch.equal(v, before[k]) and v.device.type == "cpu"
                for k, v in net.state_dict().items())
+
+
+# What other people's tools do to a network -------------------------------------------------------
+
+@each_family
+@pytest.mark.parametrize("train", [True, False])
+def test_fx_records_every_network(family, train):
+    net = small(family).train(train)
+    traced = torch.fx.symbolic_trace(net)
+    for size in (64, 97):
+        with torch.no_grad():
+            assert gap(traced(images(size)), net(images(size))) < 1e-5
+    noisy = torch.fx.symbolic_trace(FAMILIES[family](drop_path=0.5).train())
+    assert noisy(images()).isfinite().all()
+
+
+@each_family
+def test_feature_extractor(family):
+    net = small(family)
+    part = next(n for n, _ in net.named_modules() if n.count(".") == 1 and n[-1] == "1")
+    seen = []
+    net.get_submodule(part).register_forward_hook(lambda m, i, out: seen.append(out))
+    with torch.no_grad():
+        maps = torchvision.models.feature_extraction.create_feature_extractor(net, {part: "map"})
+        net(images())
+        assert gap(maps(images())["map"], seen[-1]) < 1e-5
+
+
+def test_feature_extractor_of_a_swin_for_one_size():
+    net = swin.Swin((2, 2, 2, 2), 8, (1, 2, 4, 8), img_size=64).eval()
+    traced = torch.fx.symbolic_trace(net)
+    with torch.no_grad(): assert torch.equal(traced(images(64)), net(images(64)))
+    with pytest.raises(ValueError, match="built for img_size 64"): traced(images(96))
+
+
+@each_family
+def test_export_under_no_grad_keeps_any_batch(family):
+    net = fast.speed_up(small(family))
+    with torch.no_grad():
+        program = torch.export.export(net, (images(batch=3),), dynamic_shapes=(
+            {0: torch.export.Dim("batch")},)).module()
+        for n in (2, 5): assert gap(program(images(batch=n)), net(images(batch=n))) < 1e-5
+
+
+@each_family
+@pytest.mark.parametrize("fast_too", [False, True])
+def test_empty_batch(family, fast_too):
+    net = fast.speed_up(small(family)) if fast_too else small(family)
+    with torch.no_grad(): assert net(images()[:0]).shape == (0, 1000)
+
+
+@each_family
+@pytest.mark.parametrize("fast_too", [False, True])
+def test_gradient_of_each_sample(family, fast_too):
+    net = small(family, num_classes=3)
+    if fast_too: fast.speed_up(net)
+    params = {k: p.detach() for k, p in net.named_parameters()}
+    def loss(params, x):
+        return torch.func.functional_call(net, params, (x[None],)).square().sum()
+    x = images(64)
+    with sdpa_kernel(SDPBackend.MATH):
+        grads = torch.func.vmap(torch.func.grad(loss), (None, 0))(params, x)
+    alone = torch.func.grad(loss)(params, x[1])
+    assert all(gap(grads[k][1], alone[k]) < 1e-4 for k in params)
+
+
+@each_family
+def test_forward_gradients(family):
+    net = fast.speed_up(small(family, num_classes=3))
+    if family not in ("basic blocks", "bottlenecks", "walk"): net.train()  # no batch norm
+    x, v = images(64), images(64).flip(0)
+    with sdpa_kernel(SDPBackend.MATH):
+        _, slope = torch.func.jvp(net, (x,), (v,))
+        net.double()
+        step = 1e-5 * v.double()
+        expected = (net(x.double() + step) - net(x.double() - step)) / 2e-5
+    assert gap(slope, expected.float()) < 1e-3
+
+
+@each_family
+def test_trace_in_training_mode_is_saved(family, tmp_path):
+    net = fast.speed_up(small(family)).train()
+    traced = torch.jit.trace(net, images(), check_trace=False)
+    traced.save(tmp_path / "net.pt")
+    again = torch.jit.load(tmp_path / "net.pt")
+    with torch.no_grad(): assert gap(again(images()), net(images())) < 1e-5
+
+
+@each_family
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_table_of_any_precision(family, dtype):
+    net = FAMILIES[family]().to(dtype)
+    assert str(cost.table(net, 64)) == str(cost.table(FAMILIES[family](), 64))
+    assert cost.shapes(net, 64) == cost.shapes(FAMILIES[family](), 64)
+
+
+@each_family
+@pytest.mark.parametrize("train", [False, True])
+def test_float64_stays_float64_under_autocast(family, train):
+    net = fast.speed_up(small(family)).double().train(train)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = net(images().double())
+    assert out.dtype == torch.float64
+    assert gap(out.float(), net(images().double()).float()) < 1e-6
+
+
+@each_family
+def test_layers_are_the_kinds_that_counters_and_quantizers_know(family):
+    net = small(family)
+    kinds = {type(m) for m in net.modules() if m._parameters}
+    assert not [k for k in kinds if issubclass(k, (torch.nn.Linear, torch.nn.Conv2d))
+                and k not in (torch.nn.Linear, torch.nn.Conv2d)]
+    linears = [m for m in net.modules() if type(m) is torch.nn.Linear]
+    quantized = torch.ao.quantization.quantize_dynamic(fast.speed_up(net), {torch.nn.Linear})
+    changed = [m for m in quantized.modules()
+               if type(m) is torch.ao.nn.quantized.dynamic.Linear]
+    assert len(changed) == len(linears)
+
+
+class Lowrank(torch.nn.Module):
+    "What LoRA does to a linear layer: a wrapper that adds a product of two small matrices."
+    def __init__(self, linear):
+        super().__init__()
+        self.base = linear
+        self.down = torch.nn.Linear(linear.in_features, 2, bias=False)
+        self.up = torch.nn.Linear(2, linear.out_features, bias=False)
+
+    def forward(self, x): return self.base(x) + self.up(self.down(x))
+
+
+class Doubled(torch.nn.Module):
+    def forward(self, weight): return 2 * weight
+
+
+@pytest.mark.parametrize("family", ["V1", "V2", "isotropic", "walk", "Swin"])
+def test_a_linear_layer_may_be_wrapped(family):
+    net, merged = fast.speed_up(small(family)), small(family)
+    merged.load_state_dict(net.state_dict())
+    names = [n for n, m in net.named_modules() if type(m) is torch.nn.Linear]
+    for name in names:
+        home, _, last = name.rpartition(".")
+        wrapped = Lowrank(net.get_submodule(name))
+        setattr(net.get_submodule(home), last, wrapped)
+        with torch.no_grad():
+            merged.get_submodule(name).weight += wrapped.up.weight @ wrapped.down.weight
+    with torch.no_grad(): assert gap(net(images()), merged(images())) < 1e-4
+
+
+@pytest.mark.parametrize("family", ["V1", "V2", "isotropic", "walk", "Swin"])
+def test_a_linear_layer_may_be_parametrized(family):
+    net, merged = fast.speed_up(small(family)), small(family)
+    merged.load_state_dict(net.state_dict())
+    for name, m in list(net.named_modules()):
+        if type(m) is not torch.nn.Linear: continue
+        torch.nn.utils.parametrize.register_parametrization(m, "weight", Doubled())
+        with torch.no_grad(): merged.get_submodule(name).weight.mul_(2)
+    with torch.no_grad(): assert gap(net(images()), merged(images())) < 1e-4
+
+
+BUILDERS = [getattr(module, name) for module in (convnext, resnet, swin)
+            for name in module.__all__ if name.split("_")[0] in
+            ("convnext", "convnextv2", "swin") or name.startswith("resnet")]
+
+
+@pytest.mark.parametrize("build", BUILDERS, ids=lambda b: b.__name__)
+def test_builders_are_functions_that_can_be_registered(build):
+    name = f"test_{build.__name__}"
+    torchvision.models._api.register_model(name)(build)
+    try:
+        assert pickle.loads(pickle.dumps(build)) is build
+        made = cost.on_meta(torchvision.models.get_model, name, num_classes=7)
+        assert list(made.parameters())[-1].shape == (7,)
+    finally: torchvision.models._api.BUILTIN_MODELS.pop(name)
+
+
+@pytest.mark.parametrize("build", [convnext.convnext_tiny, convnext.convnextv2_atto])
+def test_a_builder_takes_other_depths_and_widths(build):
+    net = build(depths=(1, 1, 1, 1), dims=(8, 16, 32, 64), num_classes=3)
+    assert [len(s) for s in net.stages] == [1, 1, 1, 1] and net(images()).shape == (2, 3)

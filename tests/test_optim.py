@@ -114,3 +114,14 @@ def test_muon_moves_hidden_matrices_only():
     assert s.median() > 0.8 * s.max()  # orthogonal, but for the gradient's weakest directions
     stem = (model.downsample_layers[0][0].weight - before["downsample_layers.0.0.weight"]).abs()
     assert torch.allclose(stem, torch.tensor(1e-2), rtol=0.05)  # AdamW's first step: the rate
+
+
+@pytest.mark.parametrize("build", [convnext.convnext_atto, convnext.convnextv2_atto,
+                                   resnet.resnet18, swin.swin_t])
+def test_a_head_for_one_class_decays_as_any_head(build):
+    decays = []
+    for classes in (1, 10):
+        net = build(num_classes=classes)
+        names = {id(p): n for n, p in net.named_parameters()}
+        decays.append({names[id(p)] for p in optim.param_groups(net, 0.05)[0]["params"]})
+    assert decays[0] == decays[1]
