@@ -96,7 +96,7 @@ def train_step(
 ) -> torch.Tensor:  # the loss
     "One step of the optimizer. The gradients of the micro-batches add up to the batch's."
     n = micro_batches(job, len(x), x.shape[-1])
-    total = torch.zeros((), device=x.device)
+    total = 0.0
     job.optimizer.zero_grad()
     with torch.autocast(job.device.type, torch.bfloat16, enabled=False):  # see above
         for i, (images, labels) in enumerate(zip(x.tensor_split(n), y.tensor_split(n))):
@@ -104,7 +104,7 @@ def train_step(
             with job.accelerator.no_sync(job.wrapped) if wait else nullcontext():
                 loss = loss_of(job, images, labels) * (len(images) / len(x))
                 loss.backward()
-            total += loss.detach()
+            total = total + loss.detach()
     update_weights(job)
     return total
 
