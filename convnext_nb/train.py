@@ -382,7 +382,8 @@ def _check_same_data(job, run):
     "ValueError if the run folder was made with other images."
     saved = run.recipe["data"]
     facts = data.data_facts(saved)  # kind, holdout, streamed: an older run tells them in words
-    if saved | facts != describe(job.recipe, job.dataset)["data"]:
+    now = describe(job.recipe, job.dataset)["data"]
+    if now | saved | facts != now:  # what an older run does not tell is left out
         raise ValueError(f"{run.folder} holds a run on other data ({saved['source']}); "
                          "use another folder, or delete it")
 
