@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['plain_errors', 'command', 'cnx_data', 'load_data', 'data_as_json', 'cnx_train', 'settle', 'model_args_for',
-           'recipe_by_name', 'json_option', 'print_run', 'cnx_eval', 'restored', 'facts_of', 'data_for', 'split_of',
-           'measure_networks', 'print_eval', 'readable', 'cnx_predict', 'list_pictures', 'predict_pictures',
-           'print_predictions']
+           'recipe_by_name', 'json_option', 'size_for', 'print_run', 'cnx_eval', 'restored', 'facts_of', 'data_for',
+           'split_of', 'images_for', 'own_data', 'measure_networks', 'print_eval', 'readable', 'cnx_predict',
+           'list_pictures', 'predict_pictures', 'print_predictions']
 
 # %% ../nbs/430_cli.ipynb #105e5cb4
 import argparse
@@ -74,9 +74,9 @@ def cnx_data(
     if json: print(data_as_json(found))
 
 # %% ../nbs/430_cli.ipynb #fde886f3
-def load_data(word: str, quiet: bool = False) -> data.Dataset:
+def load_data(word: str, quiet: bool = False, size: int | None = None) -> data.Dataset:
     "`data.load`; `quiet` keeps what it prints away from stdout."
-    with redirect_stdout(sys.stderr) if quiet else nullcontext(): return data.load(word)
+    with redirect_stdout(sys.stderr) if quiet else nullcontext(): return data.load(word, size)
 
 def data_as_json(dataset: data.Dataset) -> str:
     "A data set as one line of JSON."
@@ -105,7 +105,8 @@ def cnx_train(
 ):
     "Train a network and leave a run folder: its recipe, metrics by epoch, evidence, and weights."
     with plain_errors():
-        dataset = folders.StreamedFolder(data, stream) if stream else load_data(data, quiet=json)
+        size = size_for(recipe, json_option(change, "change"), stream)
+        dataset = folders.StreamedFolder(data, stream) if stream else load_data(data, json, size)
         chosen, dataset = settle(recipe, dataset, classes, holdout, device)
         if epochs: chosen = chosen.with_epochs(epochs)
         options = {k: v for k, v in dict(model=model, lr=lr, seed=seed).items() if v}
@@ -152,6 +153,21 @@ def json_option(text: str, option: str) -> dict:
     raise ValueError(f"--{option} takes a JSON object, such as '{{\"width_mult\": 0.25}}', "
                      f"not {text!r}")
 
+# %% ../nbs/430_cli.ipynb #9219548a
+def size_for(recipe: str, change: dict, stream: int = 0) -> int | None:
+    """At how many pixels a recipe needs own pictures; None: it takes them as they are.
+
+    ValueError if they are to be streamed at another size."""
+    fields = {} if recipe == "auto" else recipe_by_name(recipe).to_dict()
+    fields = {k: v for k, v in (fields | change).items() if k in ("size", "sizes")}
+    asked = train.Recipe.from_dict(fields)
+    largest = max((size for _, size in asked.sizes), default=0)
+    needed = asked.size or (largest if largest > 64 else None)
+    if stream and needed and stream != needed:
+        raise ValueError(f"--stream {stream}, but the recipe works at {needed} pixels: give "
+                         f"--stream {needed}, or --change '{{\"size\": {stream}}}'")
+    return needed
+
 # %% ../nbs/430_cli.ipynb #a1deb994
 def print_run(run: runs.Run, as_json: bool = False):
     "Prints the result of a run, as a table or as JSON."
@@ -173,7 +189,7 @@ def print_run(run: runs.Run, as_json: bool = False):
 def cnx_eval(
     run: str = "atto_tiny200",  # run folder, .safetensors file, or the network in the package
     data: str = "auto",  # auto (what fits the network's classes), tiny, shapes, or a path
-    part: Literal["val", "holdout", "train"] = "val",  # val; holdout, for choices; or train
+    part: Literal["val", "holdout", "train", "test"] = "val",  # test: a folder's test/
     flip: bool = False,  # also the mean over each image and its mirror image
     device: str = "",  # cuda, mps or cpu; default: the best there is
     json: bool = False,  # print one JSON object
@@ -181,10 +197,10 @@ def cnx_eval(
     "Measure a trained network in fp32: top-1, top-5, loss, mixed-up classes, calibration."
     with plain_errors():
         nets = restored(run)
-        dataset = data_for(data, run, *nets["weights"][1:], quiet=json)
-        measured, training = split_of(dataset, part, run)
+        pre, classes = nets["weights"][1:]
+        measured, training, about = images_for(data, run, part, pre, classes, quiet=json)
         found = measure_networks(nets, measured, training, flip, device or train.best_device())
-    print_eval(dict(run=run, data=dataset.name, part=part, **found), json)
+    print_eval(dict(run=run, **about, **found), json)
 
 # %% ../nbs/430_cli.ipynb #7af5c20f
 def restored(run: str) -> dict:
@@ -199,10 +215,9 @@ def facts_of(run: str) -> dict:
     except FileNotFoundError: return data.data_facts({})
 
 def data_for(word: str, run: str, pre, classes: tuple[str, ...], quiet=False) -> data.Dataset:
-    "The data set of that name, read as the run read it, with the network's classes in its order."
+    "The data set of that name, with the network's classes in its order."
     if word == "auto" and set(classes) <= set(data.SHAPES): word = "shapes"
-    if facts_of(run)["streamed"]: dataset = folders.StreamedFolder(word, pre.size, pre.crop)
-    else: dataset = load_data(word, quiet)
+    dataset = load_data(word, quiet)
     lacking = [c for c in classes if c not in dataset.classes]
     if lacking:
         more = ", ..." if len(lacking) > 3 else ""
@@ -213,6 +228,7 @@ def data_for(word: str, run: str, pre, classes: tuple[str, ...], quiet=False) ->
 
 def split_of(dataset: data.Dataset, part: str, run: str) -> tuple[data.Split, data.Split | None]:
     "The images to measure, and those that the run learned from (None if they are the same)."
+    if part == "test": raise ValueError(f"{dataset.name} has no test images: choose another --part")
     held = facts_of(run)["holdout"]
     few = dataset.hold_out(held) if held else dataset
     if part == "holdout" and not held:
@@ -220,6 +236,34 @@ def split_of(dataset: data.Dataset, part: str, run: str) -> tuple[data.Split, da
                          "with cnx_train --holdout 25 for choices")
     if part == "train": return few.train, None
     return (dataset if part == "val" else few).val, few.train
+
+# %% ../nbs/430_cli.ipynb #b12b028b
+def images_for(word, run, part, pre, classes, quiet=False):
+    "The images to measure, those that the run learned from (or None), and what they are."
+    own = data.is_own_folder(word)
+    dataset = own_data(word, run, pre, classes, quiet) if own and part != "test" else None
+    if own and not dataset:
+        measured, about = folders.measured_folder(word, part, classes, pre)
+        return measured, None, about
+    if not own: dataset = data_for(word, run, pre, classes, quiet)
+    measured, training = split_of(dataset, part, run)
+    return measured, training, dict(data=dataset.name, part=part)
+
+def own_data(word: str, run: str, pre, classes: tuple[str, ...], quiet=False):
+    "The folder as the run read it; None if name, classes or number of pictures are not the run's."
+    try: about = runs.load(run).recipe["data"]
+    except FileNotFoundError: return None
+    if about.get("name") != Path(word).expanduser().resolve().name: return None
+    facts = data.data_facts(about)
+    def chosen(dataset): return dataset if dataset.classes == classes else dataset.select(classes)
+    try:
+        files = chosen(folders.StreamedFolder(word, pre.size, pre.crop))
+        few = files.hold_out(facts["holdout"]) if facts["holdout"] else files
+    except ValueError: return None
+    n = len(few.train)  # `plan` once took at most 10,000
+    if about.get("train_images") not in (n, min(n, 10_000)): return None
+    if facts["streamed"] or pre.crop != 1: return files
+    return chosen(load_data(word, quiet, pre.size))
 
 # %% ../nbs/430_cli.ipynb #d932ddcb
 def measure_networks(nets, measured, training, flip, device):
@@ -235,10 +279,16 @@ def measure_networks(nets, measured, training, flip, device):
         rows.append(row)
     return dict(results=rows, **found)
 
+# %% ../nbs/430_cli.ipynb #0c05155b
 def print_eval(found: dict, as_json: bool = False):
     "Prints what `measure_networks` found, for people or as JSON."
     if as_json: return print(json.dumps(found, indent=1))
     print(f"{found['run']} on {found['data']}, {found['part']}: {found['images']:,} images")
+    if found["part"] == "all pictures":
+        print("(if the network was trained on some of these, its accuracy here flatters it)")
+    if found.get("left_out"):
+        print(f"left out, as the network does not know them: {_counted(found['left_out'])}")
+    if found.get("absent"): print(f"without pictures here: {', '.join(found['absent'][:12])}")
     for row in found["results"]:
         print(_scores_line(row["weights"], row))
         if "flip" in row: print(_scores_line(f"{row['weights']}, flip averaged", row["flip"]))
@@ -248,6 +298,9 @@ def print_eval(found: dict, as_json: bool = False):
     print("mixed up most often:")
     for pair in found["confused"][:5]:
         print(f"{pair['mistakes']:6}  {readable(pair['a'])} / {readable(pair['b'])}")
+
+def _counted(counts):
+    return ", ".join(f"{n} of {name}" for name, n in list(counts.items())[:12])
 
 def _scores_line(name, scores):
     return (f"{name:24} top-1 {scores['top1']:5.2f} %  top-5 {scores['top5']:5.2f} %  "
@@ -262,7 +315,7 @@ def readable(name: str) -> str:
 def cnx_predict(
     images: list[str],  # pictures, or folders of pictures
     run: str = "atto_tiny200",  # run folder, .safetensors file, or the network in the package
-    top: int = 5,  # how many classes to show
+    top: int = 5,  # how many classes to show at most
     device: str = "",  # cuda, mps or cpu; default: the best there is
     json: bool = False,  # print one JSON list
 ):
@@ -271,8 +324,9 @@ def cnx_predict(
         paths = list_pictures(images)
         net, pre, classes = models.restore(run)
         net.to(device or train.best_device())
+        best_of = predict_pictures(net, paths, pre, classes, min(top, len(classes)))
         found = [dict(image=str(path), classes=[dict(name=c, probability=p) for c, p in best])
-                 for path, best in predict_pictures(net, paths, pre, classes, top)]
+                 for path, best in best_of]
     print_predictions(found, json)
     if len(found) < len(paths): raise SystemExit(1)
 
@@ -282,10 +336,13 @@ def list_pictures(words: list[str]) -> list[Path]:
     found = []
     for path in map(Path, [words] if isinstance(words, str) else words):
         if not path.exists(): raise FileNotFoundError(f"there is no picture {path}")
-        inside = [p for p in sorted(path.rglob("*")) if data.is_picture(p)]
-        if path.is_dir() and not inside:
-            raise FileNotFoundError(f"no picture in {path}; known are {' '.join(data.PICTURES)}")
-        found += inside if path.is_dir() else [path]
+        if not path.is_dir():
+            found.append(path)
+            continue
+        inside = sorted(path / n for n in data.Archive(path).names if data.is_picture(n))
+        if not inside: raise FileNotFoundError(f"no picture in {path}; JPEG and PNG will do, and "
+                                               "all else that Pillow reads")
+        found += inside
     return found
 
 def predict_pictures(net, paths, preprocessing, classes, top):

@@ -13,21 +13,29 @@ __all__ = ['convnext_atto', 'convnext_femto', 'convnext_pico', 'convnext_nano', 
 import torch
 from torch import nn
 
-from .layers import GRN, DropPath, LayerNorm2d, check_image, drop_path_rates
+from convnext_nb.layers import (
+    GRN,
+    DropPath,
+    LayerNorm2d,
+    channels_last,
+    check_image,
+    drop_path_rates,
+    own_words,
+)
 
 # %% ../nbs/180_convnext.ipynb #fe5dbbce
 class Block(nn.Module):
     """ConvNeXt's block: maps (B, dim, H, W) to the same shape. Keys are the authors'.
 
-    With `grn=True` it is V2's: global response normalization after the GELU, no layer scale.
-    Source: paper, section 2.6 and Figure 4; V2: arXiv 2301.00808, appendix A.1.
+    V2's block has `grn=True`, global response normalization after the GELU, and no layer scale.
+    Source: arXiv 2201.03545, section 2.6 and Figure 4; V2: arXiv 2301.00808, appendix A.1.
     """
     def __init__(
         self,
         dim: int,  # channels of input and output
         drop_path: float = 0.0,  # probability that a sample skips the block in training
         layer_scale: float | None = 1e-6,  # start value of gamma; None or 0: no gamma
-        grn: bool = False,  # V2's normalization
+        grn: bool = False,  # V2's normalization; V2 also has layer_scale=None
     ):
         super().__init__()
         self.dwconv = nn.Conv2d(dim, dim, 7, padding=3, groups=dim)
@@ -53,7 +61,7 @@ class Block(nn.Module):
 
 # %% ../nbs/180_convnext.ipynb #75c0897f
 def _downsample_layers(in_chans, dims, stem_stride):
-    "The stem, then a norm and a 2x2 convolution between any two stages."
+    "The stem, then a norm and a 2x2 convolution before each later stage."
     stem = nn.Conv2d(in_chans, dims[0], kernel_size=stem_stride, stride=stem_stride)
     layers = nn.ModuleList([nn.Sequential(stem, LayerNorm2d(dims[0]))])
     for dim, next_dim in zip(dims, dims[1:]):
@@ -75,7 +83,7 @@ def _trunc_normal(m):
         nn.init.trunc_normal_(m.weight, std=0.02)
         nn.init.zeros_(m.bias)
 
-def _check_sizes(depths, dims, init):
+def _check_arguments(depths, dims, init):
     if len(depths) != len(dims):
         raise ValueError(f"depths {depths} and dims {dims} must name the same number of stages")
     if init not in ("trunc normal", "torch"):
@@ -86,8 +94,9 @@ class ConvNeXt(nn.Module):
     """ConvNeXt V1 and V2: images (B, in_chans, H, W) to logits (B, num_classes).
 
     Keys and shapes are those of the authors' checkpoints. With `features=True` the output is the
-    list of the stages' maps (B, dims[i], H/4.., W/4..). Sides round down to a multiple of the total
-    stride, 8 * stem_stride; ValueError for smaller images. Source: arXiv 2201.03545, Table 9."""
+    list of the stages' maps; map i has the stride s = stem_stride * 2**i: (B, dims[i], H/s, W/s).
+    Raises ValueError for images smaller than the last stride. Source: arXiv 2201.03545, Table 9."""
+    @own_words
     def __init__(
         self,
         depths: tuple[int, ...] = (3, 3, 9, 3),  # blocks in each stage
@@ -97,12 +106,12 @@ class ConvNeXt(nn.Module):
         drop_path: float = 0.0,  # stochastic depth of the last block; grows linearly from 0
         layer_scale: float | None = 1e-6,  # start value of the blocks' gamma; None: none
         stem_stride: int = 4,  # kernel and stride of the first convolution
-        grn: bool = False,  # V2
+        grn: bool = False,  # V2's normalization; V2 also has layer_scale=None
         init: str = "trunc normal",  # standard deviation 0.02; "torch": PyTorch's own
         features: bool = False,  # output: the map of every stage, in place of logits
     ):
         super().__init__()
-        _check_sizes(depths, dims, init)
+        _check_arguments(depths, dims, init)
         self.in_chans = in_chans
         self.stem_stride = stem_stride
         self.total_stride = stem_stride * 2 ** (len(dims) - 1)
@@ -115,7 +124,7 @@ class ConvNeXt(nn.Module):
 
     def forward(self, x):  # (B, in_chans, H, W)
         check_image(x, self.in_chans, self.total_stride)
-        x = x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)  # channels last in memory
+        x = channels_last(x)
         maps = []
         for downsample, stage in zip(self.downsample_layers, self.stages):
             x = stage(downsample(x))  # (B, dims[i], H / stride_i, W / stride_i)
@@ -128,13 +137,14 @@ def _builder(name, depths, width, **fixed):
     dims = tuple(width * 2**i for i in range(4))
     def build(num_classes: int = 1000, in_chans: int = 3, drop_path: float = 0.0, **kwargs):
         return ConvNeXt(depths, dims, num_classes, in_chans, drop_path, **{**fixed, **kwargs})
-    version = "V2" if "grn" in fixed else "V1"
+    version = "V2" if fixed.get("grn") else "V1"
     build.__doc__ = f"ConvNeXt {version} with depths {depths} and dims {dims}."
     build.__name__ = name
     build.__qualname__ = name  # pickle looks for it under this name
     return build
 
 # %% ../nbs/180_convnext.ipynb #8048e864
+# The paper has T to XL; the smaller ones are timm's, in the sizes of ConvNeXt V2's Table 14.
 convnext_atto = _builder("convnext_atto", (2, 2, 6, 2), 40)
 convnext_femto = _builder("convnext_femto", (2, 2, 6, 2), 48)
 convnext_pico = _builder("convnext_pico", (2, 2, 6, 2), 64)
@@ -157,11 +167,13 @@ convnextv2_huge = _builder("convnextv2_huge", (3, 3, 27, 3), 352, **_v2)
 
 # %% ../nbs/180_convnext.ipynb #0286dd55
 class ConvNeXtIsotropic(nn.Module):
-    """One stage of blocks on 16 x 16 patches: images (B, in_chans, H, W) to logits.
+    """One stage of blocks on patches of 16 x 16 pixels: images (B, in_chans, H, W) to logits.
 
-    No norm after the stem; one after the average. Keys are the authors'. ValueError as ConvNeXt.
+    No norm after the stem; one after the average. Keys are the authors'. Raises ValueError for
+    images that are smaller than a patch.
     Source: arXiv 2201.03545, section 3.3 and Table 2; no layer scale for S and B: appendix A.1.
     """
+    @own_words
     def __init__(
         self,
         depth: int = 18,  # number of blocks
@@ -175,7 +187,7 @@ class ConvNeXtIsotropic(nn.Module):
         super().__init__()
         self.in_chans = in_chans
         self.total_stride = stem_stride
-        self.stem = nn.Conv2d(in_chans, dim, stem_stride, stem_stride)
+        self.stem = nn.Conv2d(in_chans, dim, kernel_size=stem_stride, stride=stem_stride)
         rates = drop_path_rates(drop_path, depth)
         self.blocks = nn.Sequential(*[Block(dim, rate, layer_scale) for rate in rates])
         self.norm = nn.LayerNorm(dim, eps=1e-6)
@@ -184,8 +196,8 @@ class ConvNeXtIsotropic(nn.Module):
 
     def forward(self, x):  # (B, in_chans, H, W)
         check_image(x, self.in_chans, self.total_stride)
-        x = x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)  # channels last in memory
-        x = self.stem(x)  # (B, dim, H/16, W/16)
+        x = channels_last(x)
+        x = self.stem(x)  # (B, dim, H/stem_stride, W/stem_stride)
         x = self.blocks(x)
         x = x.mean((2, 3))  # (B, dim)
         return self.head(self.norm(x))  # (B, num_classes)

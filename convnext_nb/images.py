@@ -190,6 +190,23 @@ def hold_out(
                    holdout=per_class,
                    source=f"{self.source}; val: {per_class} training images a class")
 
+# %% ../nbs/220_images.ipynb #aa9fa2ad
+@patch
+def at_size(
+    self: Dataset,
+    size: int,  # pixels
+) -> Dataset:
+    """For a network that wants its images at another size: they are scaled after reading.
+
+    ValueError for pictures of one's own that were read smaller: the network would learn from
+    enlarged copies, and then predict from the full pictures."""
+    had = self.preprocessing.size
+    if self.kind == "folder" and size > had:
+        opener = "StreamedFolder" if self.streamed else "ImageFolder"
+        raise ValueError(f"the pictures of {self.name} were read at {had} pixels, too few for "
+                         f"{size}: open them with {opener}(path, size={size})")
+    return replace(self, preprocessing=replace(self.preprocessing, size=size))
+
 # %% ../nbs/220_images.ipynb #fb644351
 @patch
 def select(

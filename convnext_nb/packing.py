@@ -28,7 +28,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from .archive import Archive, data_home, explain_disk_errors
@@ -44,20 +44,18 @@ def _leave_with_parent():
     os._exit(1)
 
 def _decode(names):
-    "The images as one block of bytes."
+    "The images as one block of bytes, and those that cannot be read: (name, why)."
     archive, convert, side = _worker
-    blocks = []
+    blocks, faults = [], []
     for name in names:
-        data = archive.read(name)
         try:
-            image = Image.open(io.BytesIO(data))
+            image = Image.open(io.BytesIO(archive.read_raw(name)))
             if side and image.size != (side, side):
                 raise ValueError(f"it has {image.size} pixels, not {side} x {side}")
             blocks.append(convert(image).tobytes())
-        except Exception as e:  # Pillow's decoders raise many kinds
-            raise ValueError(f"{archive.path}: {name} is not a readable image ({e}); "
-                             "replace or remove the file, or fetch the archive again") from e
-    return b"".join(blocks)
+        except UnidentifiedImageError: faults.append((name, "no picture, or of an unknown kind"))
+        except Exception as e: faults.append((name, e))  # Pillow's decoders raise many kinds
+    return b"".join(blocks), faults
 
 # %% ../nbs/226_packing.ipynb #a7c9a1d4
 @contextmanager
@@ -109,22 +107,40 @@ def pack(
 ) -> None:
     """Decode an archive's images into one file of bytes per split.
 
-    ValueError for an unreadable image, OSError if the disk is full: `target` is then not there."""
+    ValueError names up to twelve unreadable images; OSError if the disk is full. In both cases
+    `target` is not there."""
     total = sum(len(names) for names, _ in splits.values())
     with _new_folder(target, total * size * size * 3) as folder:
         if folder is None: return
+        faults = []
         with (warnings.catch_warnings(), tqdm(total=total, desc="packing", unit="img") as bar,
               _workers(archive.path, archive.root, convert, side) as pool):
             warnings.simplefilter("ignore", DeprecationWarning)  # fork beside torch's idle threads
             for split, (names, _) in splits.items():
                 pieces = [names[i:i + 500] for i in range(0, len(names), 500)]
                 with open(folder / f"{split}.u8", "wb") as file:
-                    for piece, block in zip(pieces, pool.map(_decode, pieces)):
+                    for piece, (block, bad) in zip(pieces, pool.map(_decode, pieces)):
                         file.write(block)
                         bar.update(len(piece))
+                        faults += bad
+                        if len(faults) >= _TOLD: _complain(archive, faults)
+        if faults: _complain(archive, faults)
         labels = {split: labels for split, (_, labels) in splits.items()}
         (folder / "meta.json").write_text(json.dumps({**meta, "size": size, "labels": labels}))
         _drop_older(target)
+
+# %% ../nbs/226_packing.ipynb #8770892e
+_TOLD = 12  # unreadable images; more are not looked for
+
+def _complain(archive, faults):
+    if len(faults) == 1:
+        name, why = faults[0]
+        raise ValueError(f"{archive.path}: {name} is not a readable image ({why}); replace or "
+                         "remove the file, or fetch the archive again")
+    listed = ", ".join(f"{name} ({why})" for name, why in faults[:_TOLD])
+    number = f"at least {_TOLD}" if len(faults) >= _TOLD else len(faults)
+    raise ValueError(f"{archive.path}: {number} images are not readable: {listed}; replace or "
+                     "remove the files, or fetch the archive again")
 
 def _drop_older(target):
     "Remove what was packed from other states of the archive, and a `target` that is not whole."
@@ -160,6 +176,9 @@ def packed_at(archive: Archive, *more) -> Path:
     else: folder, names = archive.path, archive.names
     state = []
     for name in names:
-        stat = (folder / name).stat()
+        try: stat = (folder / name).stat()
+        except OSError:  # a link to nowhere
+            state.append((name, None))
+            continue
         state.append((name, stat.st_size, stat.st_mtime_ns))
     return data_home() / f"{place.stem}-{digest(place, more)}-{digest(state)}"

@@ -176,7 +176,8 @@ def plan(
         large = dataset.preprocessing.size > 96
         return PRESETS["tiny_224" if large else "tiny_fast"], dataset
     if dataset.kind == "tiny-imagenet" and len(dataset.classes) > 20: dataset = dataset.select(20)
+    if dataset.kind == "folder": return PRESETS["finetune"], dataset  # all own pictures
     train = fixed_subset(dataset.train, 10_000)
     val = fixed_subset(dataset.val, 2_000)
     few = replace(dataset, train=train, val=val)
-    return PRESETS["finetune" if dataset.kind == "folder" else "pocket"], few
+    return PRESETS["pocket"], few

@@ -12,7 +12,7 @@ from collections import OrderedDict
 import torch
 from torch import nn
 
-from .layers import DropPath, check_image, drop_path_rates
+from .layers import DropPath, check_image, drop_path_rates, own_words
 
 # %% ../nbs/130_resnet.ipynb #0ade7c2c
 class Bottleneck(nn.Module):
@@ -130,6 +130,7 @@ class ResNet(nn.Module):
     Keys, shapes and start values are torchvision's. ValueError for a wrong input shape.
     Source: paper, Table 9; He et al. 2015.
     """
+    @own_words
     def __init__(
         self,
         block: type[nn.Module],  # BasicBlock or Bottleneck

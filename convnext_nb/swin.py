@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .layers import DropPath, check_image, drop_path_rates
+from .layers import DropPath, check_image, drop_path_rates, own_words
 
 # %% ../nbs/190_swin.ipynb #23f6efb3
 def relative_index(
@@ -258,6 +258,7 @@ class Swin(nn.Module):
     as in torchvision; with it, no window is larger than its map, as in timm. ValueError for parts
     that do not fit, and for images of another size. Source: arXiv 2103.14030, section 3.
     """
+    @own_words
     def __init__(
         self,
         depths: tuple[int, ...] = (2, 2, 6, 2),  # blocks in each stage

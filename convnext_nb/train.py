@@ -177,9 +177,7 @@ def prepare(
     "A job before its first step: images, network, optimizer and average on the device."
     accelerator = find_accelerator(device)
     device = accelerator.device if accelerator else torch.device(device or best_device())
-    if recipe.size:
-        preprocessing = replace(dataset.preprocessing, size=recipe.size)
-        dataset = replace(dataset, preprocessing=preprocessing)
+    if recipe.size: dataset = dataset.at_size(recipe.size)
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
         free, total = torch.cuda.mem_get_info(device)

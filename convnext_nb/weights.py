@@ -15,10 +15,13 @@ from argparse import Namespace
 from collections.abc import Iterable
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import NamedTuple
 from zipfile import ZipFile, is_zipfile
 
 import torch
 from torch import nn
+
+from .swin import relative_index
 
 # %% ../nbs/210_weights.ipynb #0ade7c2c
 def _number(text, change):
@@ -124,6 +127,24 @@ SWIN_KEYS = {
         (r"\.mlp\.0\.", ".intermediate.dense."),
         (r"\.mlp\.3\.", ".output.dense.")]}
 
+# %% ../nbs/210_weights.ipynb #17088c87
+_WRAPPER = re.compile(r"(^|\.)((_orig_mod|_checkpoint_wrapped_module)\.)+")
+
+def _unwrapped(key):
+    "The key without what `torch.compile` and activation checkpointing put into it."
+    return _WRAPPER.sub(r"\1", key)
+
+def _network(model):
+    "The network inside `torch.compile`, DataParallel, DDP or a moving average."
+    children = dict(model.named_children())
+    if len(children) != 1: return model
+    name, inner = children.popitem()
+    return _network(inner) if name in ("module", "_orig_mod") else model
+
+def _state(model):
+    "The network's state dict, without the names of wrappers."
+    return {_unwrapped(key): t for key, t in _network(model).state_dict().items()}
+
 # %% ../nbs/210_weights.ipynb #17ba0791
 _FAMILIES = {"downsample_layers.0.0.weight": CONVNEXT_KEYS,
              "features.0.0.weight": SWIN_KEYS,
@@ -133,7 +154,7 @@ def rules(
     model: nn.Module,  # a network of this library
 ) -> dict[str, list[tuple]]:
     "Format -> [(pattern, replacement)]: all formats that a network like `model` exists in."
-    keys = model.state_dict().keys()
+    keys = _state(model).keys()
     found = {"authors": []}
     for first_key, family in _FAMILIES.items():
         if first_key in keys: found = dict(family)
@@ -196,9 +217,9 @@ def key_map(
     ValueError for a format that does not exist, or not for this network.
     """
     if format not in formats(model):
-        raise ValueError(f"no format {format!r} for {type(model).__name__}; "
+        raise ValueError(f"no format {format!r} for {type(_network(model)).__name__}; "
                          f"there are: {', '.join(formats(model))}")
-    keys = _split_qkv(model.state_dict(), format)
+    keys = _split_qkv(_state(model), format)
     renamed = rename(keys, rules(model)[format])
     if format == "huggingface" and any(".grn." in key for key in keys):
         for key, new in renamed.items():
@@ -211,7 +232,7 @@ CONV_MLP = {((2, 2, 6, 2), 40), ((2, 2, 6, 2), 48), ((2, 2, 6, 2), 64), ((2, 2, 
 def timm_conv_mlp(model: nn.Module) -> bool:
     "Whether timm builds a network of these depths and this width with 1x1 convolutions."
     widths = {}  # of the blocks of each stage
-    for key, tensor in model.state_dict().items():
+    for key, tensor in _state(model).items():
         found = re.fullmatch(r"stages\.(\d)\.\d+\.dwconv\.bias", key)
         if found: widths.setdefault(found[1], []).append(len(tensor))
     if not widths: return False
@@ -241,7 +262,7 @@ def convert(
     if conv_mlp is None: conv_mlp = timm_conv_mlp(model)
     theirs = key_map(model, format)
     converted = {}
-    for key, tensor in _split_qkv(model.state_dict(), format).items():
+    for key, tensor in _split_qkv(_state(model), format).items():
         if key not in theirs: continue
         new = theirs[key]
         converted[new] = _reshape(new, tensor, format, conv_mlp)
@@ -250,20 +271,23 @@ def convert(
 # %% ../nbs/210_weights.ipynb #12c6fc06
 def save(
     model: nn.Module,  # a network of this library
-    path: str | Path,  # a file that will end in .safetensors
+    path: str | Path,  # a file; .safetensors is added, or takes the place of .pth, .pt or .bin
     format: str | None = None,  # one of `formats(model)`; None: the names of this library
     conv_mlp: bool | None = None,  # as in `convert`
     **metadata: str,  # text stored beside the weights, such as class names
 ) -> Path:
     """Writes the weights as safetensors in the names of `format`; returns the file's path.
 
-    OSError if it cannot be written; what was there before is kept."""
+    Takes networks in channels-last memory, which safetensors' own `save_file` refuses. OSError if
+    it cannot be written; what was there before is kept."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
-    path = Path(path).with_suffix(".safetensors")
+    path = Path(path)
+    name = re.sub(r"\.(safetensors|pth|pt|bin)$", "", path.name)
+    path = path.with_name(f"{name}.safetensors")
     state = convert(model, format or formats(model)[0], conv_mlp)
     tensors = {k: t.contiguous() for k, t in state.items()}
-    part = path.with_suffix(".part")
+    part = path.with_name(f"{name}.part")
     try:
         save_file(tensors, part, metadata={"format": "pt", **metadata})
         part.replace(path)
@@ -274,24 +298,41 @@ def save(
 
 # %% ../nbs/210_weights.ipynb #887309d0
 def read(path: str | Path) -> dict[str, torch.Tensor]:
-    """The state dict in a .safetensors or .pth/.pt/.bin file; wrappers (`model`, ...) are opened.
+    """The state dict in a .safetensors or .pth/.pt/.bin file, or in a folder of `save_pretrained`.
 
-    Never runs code from the file. ValueError if it holds no state dict, is damaged or hostile.
+    Opens wrappers, see `unwrap`. Never runs code from the file. ValueError if it holds no state
+    dict, is damaged or hostile.
     """
     path = Path(path)
+    if path.is_dir(): path = _file_in(path)
+    state = _read_file(path)
+    try: return unwrap(state)
+    except ValueError as e: raise ValueError(f"{path}: {e}") from None
+
+def _file_in(folder):
+    "The weight file in a folder that `save_pretrained` or `train.fit` wrote."
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        if (folder / name).exists(): return folder / name
+    there = sorted(p.name for p in folder.iterdir())
+    raise ValueError(f"{folder} holds no model.safetensors and no pytorch_model.bin; give one "
+                     f"file: there are {_listed(there)}")
+
+def _read_file(path):
+    "What a weight file holds."
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
-            return unwrap(load_file(path))
+            return load_file(path)
         if is_zipfile(path):
             with ZipFile(path) as archive: bad = archive.testzip()
             if bad: raise ValueError(f"wrong checksum of {bad}")
         with torch.serialization.safe_globals([Namespace]):
-            return unwrap(torch.load(path, map_location="cpu", weights_only=True))
+            return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError: raise
     except Exception as e:
-        raise ValueError(f"{path} is no readable weight file ({_why_unreadable(e)}); "
-                         "expected .safetensors, or a .pth that holds only tensors") from e
+        raise ValueError(f"{path} is no readable weight file ({_why_unreadable(e)}); expected "
+                         ".safetensors, or a .pth that holds only tensors, as "
+                         "torch.save(model.state_dict(), path) writes it") from e
 
 def _why_unreadable(error):
     "The first line of the error; of a refused pickle, what it asked for."
@@ -302,17 +343,49 @@ def _why_unreadable(error):
     why = f"it asks for {asked[1]}" if asked else "PyTorch's safe reader refuses it"
     return f"{why}; nothing of it was run"
 
+def _listed(keys):
+    "How many keys, and the first six of them."
+    more = ", ..." if len(keys) > 6 else ""
+    return f"{len(keys)} ({', '.join(keys[:6])}{more})"
+
 # %% ../nbs/210_weights.ipynb #bc33ea4e
-def unwrap(state: dict) -> dict[str, torch.Tensor]:
+_INSIDE = ("model", "state_dict", "model_ema", "state_dict_ema", "net", "network",
+           "model_state_dict")
+
+def unwrap(state: dict | nn.Module) -> dict[str, torch.Tensor]:
     """Opens what scripts wrap around a state dict, and strips `module.` and `_orig_mod.`.
 
-    Wrappers: `model`, `state_dict`, `model_ema`, `state_dict_ema`; the first in this order.
+    Wrappers: `model`, `state_dict`, `model_ema`, `state_dict_ema`, `net`, ..., the first in this
+    order; else the only state dict. A module counts as its state. ValueError if there is none, or
+    a choice.
     """
-    for key in ("model", "state_dict", "model_ema", "state_dict_ema"):
-        if isinstance(state, dict) and isinstance(state.get(key), dict): return unwrap(state[key])
-    if not isinstance(state, dict) or not all(isinstance(t, torch.Tensor) for t in state.values()):
-        raise ValueError("no state dict found: expected names with tensors")
-    return {re.sub(r"^((module|_orig_mod)\.)+", "", k): t for k, t in state.items()}
+    if isinstance(state, nn.Module): return _state(state)
+    if not isinstance(state, dict): raise _no_state({"the source": state})
+    for key in _INSIDE:
+        if isinstance(state.get(key), (dict, nn.Module)): return unwrap(state[key])
+    if not all(isinstance(t, torch.Tensor) for t in state.values()):
+        inner = [key for key, value in state.items() if _is_state(value)]
+        if len(inner) != 1: raise _no_state(state, inner)
+        return unwrap(state[inner[0]])
+    state = {_unwrapped(key): t for key, t in state.items() if key != "n_averaged"}
+    while state and all(key.startswith("module.") for key in state):
+        state = {_unwrapped(key.removeprefix("module.")): t for key, t in state.items()}
+    return state
+
+def _is_state(value):
+    "Whether `value` is a module, or names with tensors."
+    if isinstance(value, nn.Module): return True
+    if not isinstance(value, dict) or not value: return False
+    return all(isinstance(t, torch.Tensor) for t in value.values())
+
+def _no_state(found, several=()):
+    "The error for a dictionary with no state dict in it, or with several."
+    if several:
+        return ValueError(f"several state dicts found: {', '.join(map(str, several))}; give one "
+                          f"of them, as in weights.load(model, checkpoint[{several[0]!r}])")
+    kinds = [f"{key} ({type(value).__name__})" for key, value in found.items()]
+    return ValueError("no state dict found: expected names with tensors, as model.state_dict() "
+                      f"has them, not {_listed(kinds)}")
 
 # %% ../nbs/210_weights.ipynb #b6692ea5
 def _bare(key):
@@ -321,29 +394,91 @@ def _bare(key):
 
 def _weight_keys(keys): return {_bare(key) for key in keys if not _COMPUTED.search(key)}
 
-def _listed(keys):
-    "How many keys, and the first six of them."
-    more = ", ..." if len(keys) > 6 else ""
-    return f"{len(keys)} ({', '.join(keys[:6])}{more})"
+def _head_name(model):
+    "The name of the last layer, whether or not the network still has it."
+    return "fc" if any(key.startswith(("fc.", "layer1.")) for key in _state(model)) else "head"
+
+def _keys_of(model, layer, format):
+    "The keys that a layer of ours, such as `head`, has in the format."
+    ours = [f"{layer}.weight", f"{layer}.bias"]
+    return _weight_keys(rename(ours, rules(model)[format]).values())
+
+# %% ../nbs/210_weights.ipynb #e24b4833
+class _Match(NamedTuple):
+    "How far a state dict fits a network in one format, under one prefix."
+    format: str
+    prefix: str
+    tensors: dict[str, torch.Tensor]  # by the format's bare keys
+    shared: int  # how many keys fit
+    missing: list[str]  # keys that must not be missing
+    extra: list[str]  # keys that must not be there
+    fresh: list[str]  # what stays as it is in the network
+    unused: list[str]  # what is not used of the state dict
+
+def _compare(model, state, format, prefix):
+    "Compares the keys under `prefix` with those of the format."
+    full = {_bare(key.removeprefix(prefix)): key for key in state
+            if key.startswith(prefix) and not _COMPUTED.search(key)}
+    wanted = _weight_keys(key_map(model, format).values())
+    head = _keys_of(model, _head_name(model), format)
+    norm = _keys_of(model, "norm", format) & wanted
+    missing = wanted - set(full)
+    extra = set(full) - wanted
+    outside = [key for key in state if not key.startswith(prefix)]
+    fresh = []
+    if head.isdisjoint(wanted) or head.isdisjoint(full):  # only the body can be loaded
+        lacks_norm = bool(norm) and norm <= missing
+        if missing <= (head | norm if lacks_norm else head):
+            if missing & head: fresh.append("the head")
+            if lacks_norm: fresh.append("the last norm")
+            missing = set()
+            body = {key.split(".")[0] for key in wanted - head - norm}
+            beside = {key for key in extra
+                      if key.split(".")[0] not in body or key.endswith("mask_token")}
+            outside += [full[key] for key in beside]
+            extra -= beside
+    tensors = {key: state[name] for key, name in full.items()}
+    return _Match(format, prefix, tensors, len(wanted & set(full)), sorted(missing),
+                  sorted(extra), fresh, sorted(outside))
+
+# %% ../nbs/210_weights.ipynb #2e610037
+def _prefixes(model, state, format):
+    "What may stand in front of the format's keys: nothing, or what precedes its first key."
+    first = _bare(next(iter(key_map(model, format).values())))
+    before = [key.removesuffix(first) for key in state if key.endswith(f".{first}")]
+    return {"", *(re.sub(r"\b(convnext(v2)?|resnet|swin)\.$", "", prefix) for prefix in before)}
+
+def _match(model, state):
+    "The best `_Match`; ValueError if none will do, or if there is a choice."
+    tried = [_compare(model, state, format, prefix) for format in formats(model)
+             for prefix in sorted(_prefixes(model, state, format))]
+    whole = [match for match in tried if not match.missing]
+    prefixes = sorted({match.prefix for match in whole})
+    if len(prefixes) > 1:
+        named = ", ".join(prefix or "no prefix" for prefix in prefixes)
+        last = prefixes[-1]
+        raise ValueError(f"there are {len(prefixes)} networks in these weights ({named}): give "
+                         f"one of them, as in {{key.removeprefix({last!r}): t for key, t in "
+                         f"state.items() if key.startswith({last!r})}}")
+    best = max(whole or tried, key=lambda match: match.shared - len(match.extra) / 1e6)
+    if not best.missing and not best.extra: return best
+    near = f"nearest format: {best.format}" if best.shared else "no key of any format"
+    if best.prefix: near += f", after {best.prefix}"
+    raise ValueError(f"these weights do not fit {type(_network(model)).__name__} ({near}): "
+                     f"missing {_listed(best.missing)}, not expected {_listed(best.extra)}")
 
 def recognize(model: nn.Module, state: dict[str, torch.Tensor]) -> str:
     "The format whose keys the state dict has; otherwise a ValueError that lists what differs."
-    given = _weight_keys(state)
-    wanted = {f: _weight_keys(key_map(model, f).values()) for f in formats(model)}
-    best = max(wanted, key=lambda f: len(wanted[f] & given))
-    missing = sorted(wanted[best] - given)
-    extra = sorted(given - wanted[best])
-    if not missing and not extra: return best
-    near = f"nearest format: {best}" if wanted[best] & given else "no key of any format"
-    raise ValueError(f"these weights do not fit {type(model).__name__} ({near}): "
-                     f"missing {_listed(missing)}, not expected {_listed(extra)}")
+    return _match(model, state).format
 
 # %% ../nbs/210_weights.ipynb #cb7a1d77
 def first_and_last(model: nn.Module) -> tuple[str, str]:
     "Names of the first convolution (the stem's) and the last linear layer (the head)."
-    convolutions = [n for n, m in model.named_modules() if isinstance(m, nn.Conv2d)]
     linears = [n for n, m in model.named_modules() if isinstance(m, nn.Linear)]
-    return convolutions[0], linears[-1]
+    return _stem_name(model), linears[-1]
+
+def _stem_name(model):
+    return next(n for n, m in model.named_modules() if isinstance(m, nn.Conv2d))
 
 def adapt(
     model: nn.Module,  # a network of this library
@@ -354,16 +489,18 @@ def adapt(
     Another number of classes: the head's tensors are left out. Other than 3 channels: timm's rule.
     """
     from timm.models import adapt_input_conv
-    own = model.state_dict()
-    stem, head = first_and_last(model)
+    own = _state(model)
     said = []
-    given, wanted = _shapes(state, own, f"{head}.weight")
-    whole = given[:1] == tuple(state[f"{head}.bias"].shape)
-    if whole and given[:1] != wanted[:1] and given[1:] == wanted[1:]:
-        state = {k: t for k, t in state.items() if not k.startswith(f"{head}.")}
-        said.append(f"the head is left fresh: {head}.weight is {given} in the weights, "
-                    f"{wanted} in the model")
-    key = f"{stem}.weight"
+    key = f"{_head_name(model)}.weight"
+    if key in state and key in own:
+        given, wanted = _shapes(state, own, key)
+        bias = key.replace("weight", "bias")
+        whole = given[:1] == tuple(state[bias].shape)
+        if whole and given[:1] != wanted[:1] and given[1:] == wanted[1:]:
+            state = {k: t for k, t in state.items() if k not in (key, bias)}
+            said.append(f"the head is left fresh: {key} is {given} in the weights, {wanted} in "
+                        "the model")
+    key = f"{_unwrapped(_stem_name(_network(model)))}.weight"
     given, wanted = _shapes(state, own, key)
     alike = given[:1] + given[2:] == wanted[:1] + wanted[2:]  # all but the channels
     if len(given) == 4 and given[1] == 3 and wanted[1] != 3 and alike:
@@ -377,37 +514,81 @@ def _shapes(state, own, key): return tuple(state[key].shape), tuple(own[key].sha
 # %% ../nbs/210_weights.ipynb #5b384ce3
 def load(
     model: nn.Module,  # a network of this library; its tensors are overwritten
-    source: str | Path | dict,  # a file, a state dict, or a hub's name ("timm/...")
+    source: str | Path | dict | nn.Module,  # a file or folder, a state dict, or a hub's name
 ) -> str:
     """Loads the authors', timm's, torchvision's or Hugging Face's weights; returns the format.
 
-    Another number of classes or channels is adapted to, with a warning (see `adapt`). Nothing is
-    changed unless everything fits: ValueError lists missing and extra keys, or the tensors whose
-    shapes differ. ConnectionError if a name needs the network and there is none.
+    Another number of classes or channels is adapted to (see `adapt`), and a missing head stays
+    fresh, with a warning. Nothing is changed unless everything fits: ValueError lists missing and
+    extra keys, or the tensors whose shapes differ. ConnectionError if a name needs the network and
+    there is none. A network on the meta device gets its numbers from the weights.
     """
-    if isinstance(source, dict): state = unwrap(source)
+    if isinstance(source, (dict, nn.Module)): state = unwrap(source)
     elif is_hub_name(source): state = unwrap(from_hub(source))
     else: state = read(source)
-    format = recognize(model, state)
-    state = {_bare(key): tensor for key, tensor in state.items()}
-    theirs = key_map(model, format)
-    own = dict(_split_qkv(model.state_dict(), format))
-    found = {key: state[_bare(theirs[key])] for key in own if not _COMPUTED.search(key)}
+    match = _match(model, state)
+    theirs = key_map(model, match.format)
+    own = _split_qkv(_state(model), match.format)
+    found = {}
+    for key in own:
+        if _COMPUTED.search(key) or _bare(theirs[key]) not in match.tensors: continue
+        found[key] = match.tensors[_bare(theirs[key])]
     found, said = adapt(model, found)
-    _check_shapes(found, own, theirs, format)
-    for sentence in said: warnings.warn(sentence, stacklevel=2)
-    for key, tensor in found.items(): own[key] = tensor.reshape(own[key].shape)
-    model.load_state_dict(_join_qkv(own))
-    return format
+    _check_shapes(found, own, theirs, match.format)
+    _check_meta(found, own)
+    for sentence in _left_out(match) + said: warnings.warn(sentence, stacklevel=2)
+    new = {key: tensor.reshape(own[key].shape) for key, tensor in found.items()}
+    _write(model, _join_qkv({**own, **new}))
+    return match.format
 
+def _left_out(match):
+    "Sentences that say what the weights lack, and what of them is not used."
+    said = []
+    if match.fresh:
+        verb = "is" if len(match.fresh) == 1 else "are"
+        said.append(f"{' and '.join(match.fresh)} {verb} left fresh: the weights have none")
+    if match.unused: said.append(f"of the weights, these are not used: {_listed(match.unused)}")
+    return said
+
+# %% ../nbs/210_weights.ipynb #985baeda
 def _check_shapes(found, own, theirs, format):
-    "ValueError that lists tensors whose shape is neither of the two that the format may have."
+    "ValueError that lists tensors whose shape is none of those that the format may have."
     wrong = []
     for key, tensor in found.items():
         allowed = [_reshape(theirs[key], own[key], format, conv).shape for conv in (True, False)]
+        if ".grn." in key:  # (C,), (1, C) or (1, 1, 1, C), in files of any format
+            allowed += [own[key].flatten().shape, own[key].flatten()[None].shape]
         if tensor.shape not in allowed:
             wrong.append(f"{key}: {tuple(tensor.shape)}, expected {tuple(own[key].shape)}")
     if wrong: raise ValueError(f"{len(wrong)} shapes differ: " + "; ".join(wrong[:6]))
+
+def _check_meta(found, own):
+    "ValueError if a tensor of the network would have no numbers."
+    lost = [key for key, t in found.items() if t.is_meta and not own[key].is_meta]
+    if lost: raise ValueError("the weights are on the meta device, without numbers; load a file")
+    left = [key for key, t in own.items()
+            if t.is_meta and key not in found and not _COMPUTED.search(key)]
+    if left:
+        raise ValueError(f"the weights lack {_listed(left)} and would leave them on the meta "
+                         "device; build the network on a device that has memory, such as cpu")
+
+# %% ../nbs/210_weights.ipynb #b86f299b
+def _write(model, state):
+    "Copies tensors by our keys into the network; on the meta device it gets them as its own."
+    network = _network(model)
+    theirs = network.state_dict()
+    new = {key: state[_unwrapped(key)] for key in theirs}
+    on_meta = any(t.is_meta for t in theirs.values())
+    if on_meta: new = {key: _placed(key, new[key], own) for key, own in theirs.items()}
+    network.load_state_dict(new, assign=on_meta)
+
+def _placed(key, tensor, own):
+    "A copy of the tensor with the precision of `own`, and its device if that is not meta."
+    if tensor.is_meta and _COMPUTED.search(key):
+        window = round(own.numel() ** 0.25)
+        tensor = relative_index(window).flatten()
+    device = tensor.device if own.is_meta else own.device
+    return tensor.detach().to(device, own.dtype).clone()
 
 # %% ../nbs/210_weights.ipynb #af3e1334
 def is_hub_name(source: str | Path) -> bool:

@@ -113,6 +113,25 @@ def test_zip_and_folder_give_the_same(seed, tmp_path):
     assert_whole(open_toy(write_folder(tmp_path / "toy", dict(names))))
 
 
+@pytest.mark.parametrize("write", [write_zip, write_folder])
+def test_what_systems_leave_behind_is_ignored(write, tmp_path):
+    extra = {"__MACOSX/train/n01/images/._n01_0.JPEG": b"x", "._wnids.txt": b"x",
+             "train/n01/images/._n01_0.JPEG": b"x", "train/.DS_Store": b"x",
+             "val/images/._val_0.JPEG": b"x", "train/n02/images/Thumbs.db": b"x",
+             "train/n02/images/@eaDir/n02_0.JPEG": b"x",
+             "train/n01/images/.ipynb_checkpoints/n01_0.JPEG": picture(9)}
+    assert_whole(open_toy(write(tmp_path / "toy.zip", toy_files() | extra)))
+
+
+def test_several_unreadable_images_are_named_at_once(tmp_path):
+    files = toy_files() | {f"train/n01/images/n01_{i}.JPEG": b"boo" for i in range(2)}
+    files["val/images/val_1.JPEG"] = picture(1)[:500]
+    with pytest.raises(ValueError) as e:
+        open_toy(write_zip(tmp_path / "toy.zip", files))
+    for words in ("3 images", "n01_0.JPEG (", "n01_1.JPEG (", "val_1.JPEG (", "fetch the archive"):
+        assert words in str(e.value)
+
+
 def test_a_missing_archive_says_where_we_looked(tmp_path):
     with pytest.raises(FileNotFoundError, match="no Tiny-ImageNet at any known place: set TINY"):
         data.TinyImageNet()

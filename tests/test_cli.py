@@ -4,14 +4,17 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
-from convnext_nb import cli, data, evaluation, models, runs, weights
+from convnext_nb import cli, data, evaluation, folders, models, runs, weights
 from convnext_nb.data import Preprocessing
+from convnext_nb.recipe import plan
+from convnext_nb.train import PRESETS, Recipe, fit
 
 BIN = Path(sys.executable).parent
 SMALL = '{"depths": [1, 1, 1, 1], "dims": [8, 16, 32, 64], "layer_scale": 1.0}'
@@ -226,6 +229,109 @@ def test_eval_reads_streamed_pictures_as_the_run_did(train, tmp_path, capsys):
         assert row[key] == pytest.approx(json.loads(done.stdout)[f"val_{key}"], rel=1e-3)
 
 
+def large_pictures(folder, n=6, side=200):
+    "Stripes of two kinds, so fine that a copy of 64 pixels shows gray."
+    for k, name in enumerate(("across", "down")):
+        (folder / name).mkdir(parents=True)
+        for i in range(n):
+            lines = 255 * (torch.arange(side) % 4 < 2).to(torch.uint8).roll(i)
+            image = (lines[:, None] if k else lines[None]).expand(side, side)
+            Image.fromarray(image.contiguous().numpy()).save(folder / name / f"{i}.png")
+    return folder
+
+
+@pytest.mark.parametrize("words", [
+    dict(recipe="step", change=dict(size=160)), dict(recipe="paper_imagenet"),
+    dict(recipe="step", change=dict(size=160), stream=160),
+    dict(recipe="step", change=dict(sizes=[[0, 96], [0.5, 160]]))])
+def test_training_and_prediction_see_the_same_pixels(words, tmp_path, monkeypatch):
+    monkeypatch.setenv("CONVNEXT_NB_DATA", str(tmp_path / "packed"))
+    folder, out = large_pictures(tmp_path / "own"), tmp_path / "run"
+    change = dict(batch_size=4, epochs=1, warmup_epochs=0, ema=None, precision="fp32")
+    change |= words.pop("change", {})
+    cli.cnx_train(**words, data=str(folder), out=str(out), model="convnext", model_args=SMALL,
+                  change=json.dumps(change), device="cpu", json=True)
+    evidence = json.loads((out / "evidence.json").read_text())
+    net, pre, classes = models.restore(out)
+    assert pre.size == (224 if words["recipe"] == "paper_imagenet" else 160)
+    files = folders.StreamedFolder(folder, pre.size, pre.crop, workers=0).val
+    expected = evaluation.evaluate(net, files, pre)
+    assert evidence["val_loss"] == pytest.approx(expected["loss"], rel=1e-4)
+    assert files.take([0])[0].float().std() > 30  # not gray
+
+
+def test_stream_and_size_agree(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        cli.cnx_train("paper_imagenet", str(tmp_path), str(tmp_path / "run"), stream=96)
+    said = capsys.readouterr().err
+    assert "recipe works at 224 pixels: give --stream 224, or" in said and '{"size": 96}' in said
+
+
+def test_own_pictures_packed_too_small_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("CONVNEXT_NB_DATA", str(tmp_path / "packed"))
+    own = data.ImageFolder(large_pictures(tmp_path / "own"))
+    with pytest.raises(ValueError, match=r"read at 64 pixels.*ImageFolder\(path, size=96\)"):
+        fit(Recipe(model="resnet18", size=96), own, tmp_path / "run", "cpu")
+
+
+def test_eval_of_a_folder(train, tmp_path, capsys):
+    done = command(*train, "--epochs", "1", "--json")
+    assert done.returncode == 0, done.stderr
+    run, own = str(tmp_path / "run"), tmp_path / "own"
+    evidence = json.loads(done.stdout)
+    mine = evaluated(capsys, run=run, data=str(own))  # what training held out
+    assert mine["part"] == "val" and mine["images"] == 6
+    assert mine["results"][0]["loss"] == pytest.approx(evidence["val_loss"], rel=1e-3)
+    assert mine["results"][0]["train_top1"] == pytest.approx(evidence["train_top1"])
+    others = pictures(tmp_path / "others", 20)
+    gone = next(own.iterdir())
+    gone.rename(tmp_path / "gone")
+    for folder, n in ((others, 20), (own, len(list(own.rglob("*.png"))))):
+        found = evaluated(capsys, run=run, data=str(folder))
+        assert found["images"] == n and found["part"] == "all pictures"
+        assert "train_top1" not in found["results"][0]
+    assert found["absent"] == [gone.name]
+    (own / "cow").mkdir()
+    (next(own.rglob("*.png"))).rename(own / "cow" / "1.png")
+    cli.cnx_eval(run, str(own), device="cpu")
+    told = capsys.readouterr().out
+    assert "left out, as the network does not know them: 1 of cow" in told
+    assert f"without pictures here: {gone.name}" in told and f"all pictures: {n - 1} images" in told
+    (tmp_path / "full").mkdir()
+    others.rename(tmp_path / "full" / "test")
+    found = evaluated(capsys, run=run, data=str(tmp_path / "full"), part="test")
+    assert found["images"] == 20 and found["part"] == "test"
+    with pytest.raises(SystemExit):
+        cli.cnx_eval("atto_tiny200", str(own), device="cpu")
+    assert "0 pictures in folders named after" in capsys.readouterr().err
+
+
+def test_predict_with_fewer_than_five_classes(train, tmp_path, capsys):
+    done = command(*train, "--epochs", "1")
+    assert done.returncode == 0, done.stderr
+    cli.cnx_predict([str(tmp_path / "own")], str(tmp_path / "run"), device="cpu", json=True)
+    found = json.loads(capsys.readouterr().out)
+    assert len(found) == 30 and all(len(row["classes"]) == 2 for row in found)
+
+
+def test_predict_ignores_what_systems_leave_behind(tmp_path):
+    folder = pictures(tmp_path / "own", 2)
+    inside = sorted(folder.rglob("*.png"))
+    inside[0].with_name("._0.png").write_bytes(b"x")
+    (folder / "__MACOSX").mkdir()
+    (folder / "__MACOSX" / "1.png").write_bytes(b"x")
+    (folder / "up").symlink_to(folder)
+    assert cli.list_pictures([str(folder)]) == inside
+
+
+def test_all_own_pictures_are_trained_on(monkeypatch):
+    shapes = data.Shapes(100, 50)
+    many = shapes.train.subset(torch.arange(12_000) % 100)
+    own = replace(shapes, kind="folder", train=many)
+    recipe, few = plan(own, "cpu")
+    assert len(few.train) == 12_000 and recipe == PRESETS["finetune"]
+
+
 def test_ctrl_c_is_exit_code_130(monkeypatch, capsys):
     def interrupted(*args, **kw):
         raise KeyboardInterrupt
@@ -289,4 +395,4 @@ def test_predict_refuses(words, said, monkeypatch, capsys):
 
 def test_wrong_use_is_exit_code_2():
     assert command("cnx_predict").returncode == 2
-    assert command("cnx_eval", "--part", "test").returncode == 2
+    assert command("cnx_eval", "--part", "tests").returncode == 2

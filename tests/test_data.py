@@ -18,9 +18,9 @@ from archives import (
     write_folder,
     write_zip,
 )
-from PIL import Image
+from PIL import Image, features
 
-from convnext_nb import archive, data
+from convnext_nb import archive, data, packing
 from convnext_nb.data import Preprocessing
 
 try:
@@ -102,7 +102,18 @@ OWN_FAULTS = {
                   r"pictures of 1 classes \['cat'\]; expected at least 2 folders like cat/one"),
     "no class": ({"a.png": picture(0, kind="PNG")}, "pictures of 0 classes"),
     "empty folder": ({"a.txt": b""}, "pictures of 0 classes"),
-    "only train/": ({f"train/{k}": v for k, v in own_files().items()}, r"1 classes \['train'\]"),
+    "only val/": ({f"val/{k}": v for k, v in own_files().items()}, "has val/, but no train/"),
+    "two of val": ({f"{s}/{k}": v for k, v in own_files().items()
+                    for s in ("train", "val", "Valid")}, "2 folders for val: Valid, val; keep one"),
+    "class of unknown files": (own_files() | {"emu/1.heic": b"x", "emu/2.heic": b"y"},
+                               r"emu has no pictures that can be read, only .heic \(2\): add some"),
+    "class only in train/": ({f"{s}/{k}": v for k, v in own_files().items()
+                              for s in ("train", "val")} | {"train/emu/notes.txt": b"x"},
+                             r"train/emu has no pictures .*\.txt \(1\)"),
+    "several": (own_files() | {"cat/1.png": b"", "dog/2.png": b"GIF", "dog/3.png": deep()},
+                r"3 images are not readable: cat/1.png .*, dog/2.png .*, dog/3.png .*8 bits"),
+    "very many": (own_files() | {f"cat/a{i:02}.png": b"" for i in range(20)},
+                  r"at least 12 images are not readable: cat/a00.png .*cat/a11.png \([^(]*\); "),
     "one class in val": ({f"train/{k}": v for k, v in own_files().items()}
                          | {"val/cat/9.png": picture(9)}, "expected at least 2 folders like val/"),
     "class only in val": ({f"{s}/{k}": v for k, v in own_files().items() for s in ("train", "val")}
@@ -120,6 +131,106 @@ def test_faults_of_own_pictures(fault, tmp_path, home):
     assert str(folder) in str(e.value) and leftovers(home) == []
     shutil.rmtree(folder)
     assert len(data.ImageFolder(write_folder(folder, own_files())).train) == 8
+
+
+@pytest.mark.parametrize("train, val", [
+    ("train", "valid"), ("Train", "Validation"), ("TRAIN", "Val"), ("training", "test"),
+    ("train", "Testing")])
+def test_split_folders_have_usual_names(train, val, tmp_path):
+    parted = {f"{val if '4.' in n else train}/{n}": f for n, f in own_files().items()}
+    own = data.ImageFolder(write_folder(tmp_path / "own", parted))
+    assert own.classes == ("cat", "dog") and (len(own.train), len(own.val)) == (8, 2)
+
+
+def test_test_is_kept_apart_where_there_is_val(tmp_path, capsys):
+    parted = {f"{s}/{n}": f for s, n_s in dict(train="01", val="23", test="4").items()
+              for n, f in own_files().items() if n[4] in n_s}
+    own = data.ImageFolder(write_folder(tmp_path / "own", parted))
+    assert (len(own.train), len(own.val)) == (4, 4) and "skipped" not in capsys.readouterr().err
+    alone = {k: v for k, v in parted.items() if k.startswith("train")}
+    own = data.ImageFolder(write_folder(tmp_path / "alone", alone))
+    assert own.classes == ("cat", "dog") and (len(own.train), len(own.val)) == (2, 2)
+
+
+def test_a_class_may_be_called_train(tmp_path):
+    files = {n.replace("dog", "train"): f for n, f in own_files().items()}
+    assert data.ImageFolder(write_folder(tmp_path / "own", files)).classes == ("cat", "train")
+
+
+LEFT_BEHIND = [".ipynb_checkpoints/1-checkpoint.png", "@eaDir/1.png", "__MACOSX/cat/._1.png",
+               "cat/._1.png", "cat/Thumbs.db", "dog/.DS_Store", "cat/.ipynb_checkpoints/1.png",
+               "dog/@eaDir/2.png/SYNOPHOTO_THUMB_M.jpg", ".git/x.png", "cat/desktop.ini"]
+
+
+@pytest.mark.parametrize("parted", [False, True])
+def test_what_systems_leave_behind_is_ignored(parted, tmp_path, capsys):
+    splits = ("train/", "val/") if parted else ("",)
+    extra = {name: picture(99, kind="PNG") if "checkpoint" in name else b"\x00\x05\x16\x07"
+             for name in LEFT_BEHIND}
+    def of(files): return {s + n: f for n, f in files.items() for s in splits}
+    own = data.ImageFolder(write_folder(tmp_path / "own", of(own_files() | extra)))
+    assert own.classes == ("cat", "dog") and "skipped" not in capsys.readouterr().err
+    clean = data.ImageFolder(write_folder(tmp_path / "clean", of(own_files())))
+    assert torch.equal(own.train.images, clean.train.images)
+
+
+@pytest.mark.parametrize("ext, kind", [("jfif", "JPEG"), ("jpe", "JPEG"), ("avif", "AVIF"),
+                                       ("jp2", "JPEG2000"), ("ppm", "PPM"), ("tga", "TGA"),
+                                       ("JPG", "JPEG")])
+def test_reads_what_pillow_reads(ext, kind, tmp_path):
+    if kind == "AVIF" and not features.check("avif"):
+        pytest.skip("this Pillow has no AVIF")
+    files = own_files() | {f"{c}/more.{ext}": picture(50, kind=kind) for c in ("cat", "dog")}
+    own = data.ImageFolder(write_folder(tmp_path / "own", files))
+    assert len(own.train) + len(own.val) == 12
+
+
+def test_says_what_it_skips(tmp_path, capsys):
+    extra = {"cat/1.heic": b"x", "dog/2.HEIC": b"x", "README.md": b"y", "loose.png": picture(1)}
+    folder = write_folder(tmp_path / "own", own_files() | extra)
+    (folder / "puppy").symlink_to("dog")
+    own = data.ImageFolder(folder)
+    said, = (line for line in capsys.readouterr().err.splitlines() if "skipped" in line)
+    for words in (str(folder), "1 pictures outside the class folders, such as loose.png",
+                  "3 files that Pillow does not read, .heic (2), .md (1)", "['puppy']"):
+        assert words in said
+    assert own.classes == ("cat", "dog") and len(own.train) + len(own.val) == 10
+    parted = {f"{s}/{k}": v for k, v in own_files().items() for s in ("train", "val", "extra")}
+    data.ImageFolder(write_folder(tmp_path / "parted", parted))
+    assert "10 pictures outside the class folders, such as extra/" in capsys.readouterr().err
+
+
+def test_links(tmp_path):
+    folder = write_folder(tmp_path / "own", own_files())
+    other = write_folder(tmp_path / "other", {"a.png": picture(77, kind="PNG")})
+    (folder / "cat" / "more").symlink_to(other)  # followed
+    (folder / "cat" / "up").symlink_to("..")
+    (folder / "cat" / "out").symlink_to(tmp_path)
+    (folder / "all").symlink_to(folder)
+    (folder / "dog" / "self").symlink_to("self")
+    (folder / "dog" / "notes").symlink_to("nowhere.txt")
+    own = data.ImageFolder(folder)
+    assert own.classes == ("cat", "dog") and len(own.train) + len(own.val) == 11
+    (folder / "dog" / "gone.png").symlink_to("nowhere.png")
+    with pytest.raises(ValueError, match=r"dog/gone.png is not a readable image \(.*No such file"):
+        data.ImageFolder(folder)
+
+
+def test_folders_once_packed_as_classes_are_packed_anew(tmp_path):
+    parted = {f"{'valid' if '4.' in n else 'train'}/{n}": f for n, f in own_files().items()}
+    folder = write_folder(tmp_path / "own", parted)
+    files = archive.Archive(folder)
+    splits = {"train": (files.names, [n.startswith("valid") + 0 for n in files.names])}
+    packing.pack(packing.packed_at(files, 64), files, splits, Image.Image.copy, 64, name="own",
+                 classes=["train", "valid"], source="pictures in the folder own")
+    assert data.ImageFolder(folder).classes == ("cat", "dog")
+
+
+def test_load_packs_own_pictures_at_a_size(tmp_path, capsys):
+    folder = write_folder(tmp_path / "own", own_files())
+    assert data.load(str(folder), 24).preprocessing.size == 24
+    assert data.load(str(folder)).preprocessing.size == 64
+    assert data.is_own_folder(str(folder)) and not data.is_own_folder("tiny")
 
 
 def test_no_folder(tmp_path):

@@ -1,13 +1,16 @@
 """The rest of ConvNeXt's family: isotropic networks, and maps instead of logits."""
+import inspect
 import math
 from functools import partial
 
 import pytest
 import timm
 import torch
+import transformers
 from oracles import drawn, gap, images, on_meta, same, shapes
 
-from convnext_nb import convnext, cost, weights
+from convnext_nb import convnext, cost, layers, resnet, swin, weights
+from convnext_nb.finetune import replace_head
 
 
 @pytest.mark.parametrize("size, params, gmacs", [
@@ -86,3 +89,180 @@ def test_features_are_timms(name):
             assert a.shape == (2, ours.stages[i][0].dwconv.in_channels, 24 >> i, 24 >> i)
             assert gap(a, b) < 1e-5
         assert torch.equal(ours.head(ours.norm(maps[-1].mean((2, 3)))), logits(images(96)))
+
+
+# Files without a head, and networks without one
+
+SMALL = dict(
+    v1=lambda **kw: convnext.ConvNeXt((1, 1, 2, 1), (8, 8, 8, 8), **kw),
+    v2=lambda **kw: convnext.ConvNeXt((1, 1, 2, 1), (8, 8, 8, 8), grn=True, layer_scale=None, **kw),
+    resnet=lambda **kw: resnet.ResNet(resnet.BasicBlock, (1, 1, 1, 1), width=8, **kw),
+    swin=lambda **kw: swin.Swin((2, 2, 2, 2), 12, (1, 2, 3, 4), **kw),
+    isotropic=lambda **kw: convnext.ConvNeXtIsotropic(2, 16, **kw))
+
+
+def random(kind, seed=0, **kwargs):
+    return weights.randomize(SMALL[kind](**{"num_classes": 5} | kwargs), seed)
+
+
+def without_head(net):
+    return replace_head(net, 0)
+
+
+def body(net):
+    return {k: t.clone() for k, t in net.state_dict().items() if not k.startswith(("head.", "fc."))}
+
+
+def equal(a, b):
+    return list(a) == list(b) and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def head_of(net):
+    return (net.fc if hasattr(net, "fc") else net.head).weight.clone()
+
+
+@pytest.mark.parametrize("kind", SMALL)
+def test_a_file_without_head_leaves_the_head_fresh(kind):
+    ours = random(kind)
+    for library in weights.formats(ours):
+        state = weights.convert(without_head(random(kind)), library)
+        back = random(kind, 1)
+        before = head_of(back)
+        with pytest.warns(UserWarning, match="the head is left fresh: the weights have none"):
+            weights.load(back, state)
+        assert equal(body(back), body(ours)) and torch.equal(head_of(back), before)
+
+
+@pytest.mark.parametrize("kind", SMALL)
+def test_a_network_without_head_takes_a_full_file(kind):
+    ours = random(kind)
+    for library in weights.formats(ours):
+        back = without_head(random(kind, 1))
+        with pytest.warns(UserWarning, match=r"not used: 2 \(.*bias, .*weight\)"):
+            weights.load(back, weights.convert(ours, library))
+        assert equal(body(back), body(ours))
+        back = without_head(random(kind, 1))
+        weights.load(back, weights.convert(without_head(random(kind)), library))
+        assert equal(body(back), body(ours))
+    spoiled = weights.convert(ours, library)
+    key = next(k for k in spoiled if "layers." in k or k.startswith(("blocks", "stages")))
+    spoiled[key] = torch.zeros(3)
+    with pytest.raises(ValueError, match="1 shapes differ"):
+        weights.load(without_head(random(kind)), spoiled)
+
+
+@pytest.mark.parametrize("name", ["convnext_atto", "convnextv2_atto", "resnet18"])
+def test_timms_networks_without_head(name):
+    make = getattr(resnet if "resnet" in name else convnext, name)
+    theirs = timm.create_model(name, num_classes=0)
+    back = make(num_classes=7)
+    with pytest.warns(UserWarning, match="left fresh"):
+        weights.load(back, theirs.state_dict())
+    state = weights.convert(back, "timm")
+    assert all(torch.equal(state[k], t) for k, t in theirs.state_dict().items())
+
+
+@pytest.mark.parametrize("kind, ours, theirs", [
+    ("v1", "ConvNextConfig", "ConvNextModel"), ("v2", "ConvNextV2Config", "ConvNextV2Model"),
+    ("swin", "SwinConfig", "SwinModel")])
+def test_hugging_faces_base_models(kind, ours, theirs, tmp_path):
+    sizes = dict(depths=[1, 1, 2, 1], hidden_sizes=[8] * 4)
+    if kind == "swin": sizes = dict(depths=[2, 2, 2, 2], embed_dim=12, num_heads=[1, 2, 3, 4])
+    config = getattr(transformers, ours)(**sizes)
+    theirs = weights.randomize(getattr(transformers, theirs)(config))
+    theirs.save_pretrained(tmp_path)
+    for source in (theirs.state_dict(), tmp_path):
+        back = random(kind)
+        with pytest.warns(UserWarning, match="left fresh"):
+            weights.load(back, source)
+        back, x = without_head(back).eval(), images(224)[:1]
+        with torch.inference_mode():
+            expected = theirs.eval()(x).pooler_output
+            assert gap(back(x), expected) < 1e-5
+
+
+def test_masked_pretraining_of_v2():
+    "FCMAE: no head, no last norm, GRN as (1, C), an encoder's name in front, and a decoder."
+    ours = random("v2")
+    state = {k: t.reshape(1, -1) if ".grn." in k else t for k, t in body(ours).items()
+             if not k.startswith("norm.")}
+    rest = {"mask_token": torch.zeros(1, 8, 1, 1), "proj.weight": torch.zeros(8, 8, 1, 1),
+            "decoder.0.dwconv.weight": torch.zeros(8, 1, 7, 7), "pred.bias": torch.zeros(3)}
+    for given in ({**state, **rest}, {f"encoder.{k}": t for k, t in state.items()} | rest):
+        back = random("v2", 1)
+        norm, head = back.norm.weight.clone(), head_of(back)
+        with pytest.warns(UserWarning) as said:
+            assert weights.load(back, {"model": given}) == "authors"
+        said = [str(w.message) for w in said]
+        assert any("the head and the last norm are left fresh" in s for s in said), said
+        assert any("not used: 4 (decoder.0.dwconv.weight, mask_token" in s for s in said), said
+        assert torch.equal(back.norm.weight, norm) and torch.equal(head_of(back), head)
+        back.norm, back.head = ours.norm, ours.head
+        assert same(back, ours)
+
+
+def test_dino_like_files():
+    "A second name for the last norm, and a head that projects."
+    ours = random("v1")
+    state = body(ours) | {"norms.3.weight": ours.norm.weight, "norms.3.bias": ours.norm.bias}
+    state = {f"backbone.{k}": t for k, t in state.items()}
+    state |= {"head.mlp.0.weight": torch.zeros(4, 8), "head.last_layer.weight": torch.zeros(9, 4)}
+    back = random("v1", 1)
+    with pytest.warns(UserWarning, match=r"not used: 4 \(backbone.norms.3.bias"):
+        weights.load(back, state)
+    assert equal(body(back), body(ours))
+
+
+def test_a_backbone_with_its_classifier_elsewhere():
+    "The names of mmpretrain's ResNets."
+    ours = random("resnet")
+    state = {f"backbone.{k}": t for k, t in body(ours).items()}
+    state |= {"head.fc.weight": torch.zeros(9, 64), "head.fc.bias": torch.zeros(9)}
+    back = random("resnet", 1)
+    with pytest.warns(UserWarning, match=r"not used: 2 \(head.fc.bias, head.fc.weight\)"):
+        weights.load(back, {"state_dict": state, "meta": {"epoch": 3}})
+    assert equal(body(back), body(ours))
+
+
+def test_a_deeper_network_without_head_is_no_backbone():
+    deep = convnext.ConvNeXt((1, 1, 3, 1), (8, 8, 8, 8))
+    back = random("v1", 1)
+    before = body(back)
+    for state in (body(deep), {f"backbone.{k}": t for k, t in body(deep).items()}):
+        with pytest.raises(ValueError, match=r"not expected 9 \(stages\.2\.2"):
+            weights.load(back, state)
+    lacking = body(random("v1"))
+    del lacking["norm.bias"]
+    with pytest.raises(ValueError, match=r"missing 3 \(head\.bias, head\.weight, norm\.bias\)"):
+        weights.load(back, lacking)
+    assert equal(body(back), before)
+
+
+# Other libraries' words for our arguments
+
+@pytest.mark.parametrize("make", [convnext.convnext_tiny, convnext.convnextv2_atto, swin.swin_t,
+                                  convnext.convnext_isotropic_small, resnet.resnet50])
+def test_other_words_for_an_argument(make):
+    name = type(on_meta(make)).__name__
+    for word in ("drop_path_rate", "stochastic_depth_prob"):
+        with pytest.raises(TypeError, match=f"{name} takes no {word}: it is called drop_path here"):
+            make(**{word: 0.1})
+    for word in ("weights", "pretrained"):
+        with pytest.raises(TypeError, match=f"{name} takes no {word}: .*weights.load"):
+            make(**{word: True})
+    takes = "convnext" in make.__name__
+    for word in ("layer_scale_init_value", "ls_init_value"):
+        called = "is called layer_scale here" if takes else "it has no layer_scale"
+        with pytest.raises(TypeError, match=f"{name} takes no {word}: .*{called}"):
+            make(**{word: 0.1})
+    with pytest.raises(TypeError, match="colour"):
+        make(colour=3)
+
+
+def test_every_word_of_the_table_is_an_argument_somewhere():
+    taken = set()
+    for kind in (convnext.ConvNeXt, convnext.ConvNeXtIsotropic, resnet.ResNet, swin.Swin):
+        taken |= set(inspect.signature(kind).parameters)
+    for ours, others in layers.OTHER_WORDS.items():
+        assert ours in taken or "(" in ours, ours
+        assert not set(others.values()) & taken - {ours}

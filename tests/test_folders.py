@@ -238,6 +238,45 @@ def test_an_unreadable_picture_is_named(fault, workers, cropped, own):
     assert len(everything(split, 4)[0]) == len(split)
 
 
+def test_unreadable_pictures_of_a_batch_are_named_at_once(own):
+    split = folders.StreamedFolder(own, size=16, workers=0).train
+    for i in (1, 3):
+        Path(split.path(i)).write_bytes(b"")
+    with pytest.raises(ValueError, match="replace or remove the files$") as e:
+        everything(split, len(split))
+    assert all(split.path(i) in str(e.value) for i in (1, 3)) and split.path(2) not in str(e.value)
+
+
+def test_all_pictures_of_a_folder_are_measured(own):
+    pre = data.Preprocessing(size=16, crop=0.5)
+    classes = ("emu", "dog", "cat")
+    files, about = folders.measured_folder(own, "val", classes, pre, workers=0)
+    assert files.labels.tolist() == [2] * 12 + [1] * 12
+    assert about == dict(data="own", part="all pictures", left_out={"cow": 12}, absent=["emu"])
+    for i in (0, 23):
+        expected = data.resize_and_crop(Image.open(files.path(i)), pre)
+        assert np.array_equal(files.take([i])[0][0], np.array(expected))
+    for part, wanted in dict(Train="train", Valid="val", test="test").items():
+        (own.parent / "full").mkdir(exist_ok=True)
+        write(own.parent / "full" / part, dict(Train=3, Valid=2, test=1)[part])
+        files, about = folders.measured_folder(own.parent / "full", wanted, classes, pre, 0)
+        assert about["part"] == wanted and Path(files.path(0)).parts[-3] == part
+        assert len(files) == 2 * dict(Train=3, Valid=2, test=1)[part]
+    with pytest.raises(ValueError, match="2 pictures|no pictures in folders named after"):
+        folders.measured_folder(own / "cat", "val", classes, pre)
+    with pytest.raises(ValueError, match="0 pictures in folders named after the network's"):
+        folders.measured_folder(own, "val", ("emu", "ant"), pre)
+    with pytest.raises(ValueError, match="but no val/"):
+        folders.measured_folder(write(own.parent / "x" / "train").parent, "val", classes, pre)
+
+
+def test_folders_may_be_named_by_either_half_of_imagenets_names(own):
+    classes = ("n01 cow", "n02123045 tabby cat", "n02099601 dog", "cow")
+    (own / "cat").rename(own / "n02123045")
+    files, about = folders.measured_folder(own, "val", classes, data.Preprocessing(size=16), 0)
+    assert files.labels.tolist() == [3] * 12 + [2] * 12 + [1] * 12 and not about["left_out"]
+
+
 def test_a_class_only_in_val(own):
     (own / "train").mkdir()
     for name in ("cat", "cow"):

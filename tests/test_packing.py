@@ -1,4 +1,5 @@
 """Packing at fault: full disks, killed and competing processes, damaged and stale copies."""
+import hashlib
 import os
 import resource
 import shutil
@@ -198,6 +199,18 @@ def test_packing_touches_no_other_folder(mine, file, target, tmp_path):
     write_folder(tmp_path / mine, {file: b"mine"})
     packing.pack(tmp_path / target, files, {"train": (["a.png"], [0])}, Image.Image.copy, 64)
     assert (tmp_path / mine).exists() and (tmp_path / target / "meta.json").exists()
+
+
+def test_folders_packed_long_ago_are_found(tmp_path, home):
+    files = {f"{c}/{i}.png": picture(i, kind="PNG") for i, c in enumerate("aab")}
+    folder = write_folder(tmp_path / "own", files | {"notes.txt": b"x"})
+    def digest(*what): return hashlib.sha256(repr(what).encode()).hexdigest()[:8]
+    stats = [(n, (folder / n).stat()) for n in sorted([*files, "notes.txt"])]
+    state = digest([(n, stat.st_size, stat.st_mtime_ns) for n, stat in stats])
+    expected = home / f"own-{digest(folder, (64,))}-{state}"
+    assert packing.packed_at(Archive(folder), 64) == expected
+    (folder / "dangling.txt").symlink_to("nowhere")
+    packing.packed_at(Archive(folder), 64)
 
 
 def test_a_picture_moved_to_another_class_is_noticed(tmp_path):

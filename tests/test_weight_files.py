@@ -3,6 +3,7 @@ import os
 import pickle
 import resource
 import warnings
+from functools import partial
 
 import pytest
 import timm
@@ -10,7 +11,7 @@ import torch
 from oracles import drawn, on_meta, same
 from safetensors.torch import save_file
 
-from convnext_nb import convnext, weights
+from convnext_nb import convnext, resnet, swin, weights
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +111,7 @@ def test_files_that_hold_no_weights(tmp_path):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(ValueError, match=f"{name} is no readable weight file"):
             weights.load(on_meta(convnext.convnext_atto), tmp_path / name)
-    with pytest.raises(ValueError, match="no readable weight file"):
+    with pytest.raises(ValueError, match="holds no model.safetensors .* 4 .a.pth, b.safetens"):
         weights.load(on_meta(convnext.convnext_atto), tmp_path)
     with pytest.raises(FileNotFoundError):
         weights.load(on_meta(convnext.convnext_atto), tmp_path / "missing.pth")
@@ -155,3 +156,169 @@ def test_a_name_the_hub_does_not_know(monkeypatch):
     monkeypatch.setattr(timm.models, "load_state_dict_from_hf", answer)
     with pytest.raises(ValueError, match="the hub has no weights me/mine: 404 Client Error"):
         weights.load(on_meta(convnext.convnext_atto), "me/mine")
+
+
+# Names of files, folders, wrappers
+
+def tiny(seed=0, **kwargs):
+    settings = {"num_classes": 3} | kwargs
+    return drawn(lambda: convnext.ConvNeXt((1, 1, 1, 1), (8, 8, 8, 8), **settings), seed)
+
+
+def small_swin(seed=0):
+    net = swin.Swin((2, 2, 2, 2), 12, (1, 2, 3, 4), num_classes=3)
+    return weights.randomize(net, seed)
+
+
+def test_a_dot_in_a_name_is_no_suffix(tmp_path):
+    names = ["lr0.1", "lr0.2", "net.safetensors", "net.v2.pth", "a.b.c"]
+    paths = [weights.save(tiny(seed), tmp_path / name) for seed, name in enumerate(names)]
+    assert [p.name for p in paths] == ["lr0.1.safetensors", "lr0.2.safetensors", "net.safetensors",
+                                       "net.v2.safetensors", "a.b.c.safetensors"]
+    assert sorted(tmp_path.iterdir()) == sorted(paths)
+    for seed, path in enumerate(paths):
+        back = tiny(seed=9)
+        weights.load(back, path)
+        assert same(back, tiny(seed))
+
+
+def partly_compiled(net):
+    net.stages[1] = torch.compile(net.stages[1])
+    return net
+
+
+WRAPPERS = {
+    "compiled": torch.compile, "DataParallel": torch.nn.DataParallel,
+    "averaged": torch.optim.swa_utils.AveragedModel, "timm's EMA": timm.utils.ModelEmaV3,
+    "two": lambda net: torch.nn.DataParallel(torch.compile(net)), "a part": partly_compiled}
+
+
+@pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=list(WRAPPERS))
+@pytest.mark.parametrize("library", ["authors", "timm"])
+def test_wrapped_networks(wrap, library, tmp_path):
+    wrapped = wrap(tiny())
+    assert weights.formats(wrapped) == weights.formats(tiny())
+    back = tiny(seed=1)
+    assert weights.load(back, weights.save(wrapped, tmp_path / "w", library)) == library
+    assert same(back, tiny())
+    assert weights.load(wrapped, weights.convert(tiny(seed=2), library)) == library
+    weights.load(back, weights.convert(wrapped, library))
+    assert same(back, tiny(seed=2))
+    weights.load(tiny(), wrapped.state_dict())  # names of the wrapper in the weights
+    with pytest.raises(ValueError, match="do not fit ConvNeXt"):
+        weights.load(wrapped, {"stages.0.0.gamma": torch.zeros(8)})
+
+
+def test_a_save_pretrained_folder(tmp_path):
+    weights.save(tiny(), tmp_path / "model", "timm")
+    (tmp_path / "config.json").write_text("{}")
+    for folder in (tmp_path, str(tmp_path)):
+        back = tiny(seed=1)
+        assert weights.load(back, folder) == "timm" and same(back, tiny())
+    (tmp_path / "model.safetensors").rename(tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match="no model.safetensors .* 2 .config.json, other.safe"):
+        weights.load(tiny(), tmp_path)
+    torch.save(tiny().state_dict(), tmp_path / "pytorch_model.bin")
+    assert weights.load(tiny(seed=1), tmp_path) == "authors"
+
+
+@pytest.mark.parametrize("make", [tiny, partial(drawn, resnet.resnet18), small_swin])
+def test_a_network_on_meta_gets_the_numbers(make, tmp_path):
+    ours = make()
+    for library in weights.formats(ours):
+        back = make().to("meta")
+        for p in back.parameters():
+            p.requires_grad = False
+        path = weights.save(ours, tmp_path / "w", library)
+        weights.load(back, path)
+        assert same(back, ours)
+        assert not any(p.requires_grad for p in back.parameters())
+    half = {key: t.bfloat16() if t.is_floating_point() else t
+            for key, t in ours.state_dict().items()}
+    back = make().to("meta")
+    weights.load(back, half)
+    first = next(back.parameters())
+    assert first.dtype == torch.float32
+    source = ours.state_dict()
+    back = make().to("meta")
+    weights.load(back, source)  # not the caller's tensors
+    assert next(back.parameters()).data_ptr() != next(ours.parameters()).data_ptr()
+
+
+def test_on_meta_nothing_can_be_left_fresh():
+    back = tiny(num_classes=5).to("meta")
+    with pytest.raises(ValueError, match=r"2 \(head.weight, head.bias\) .* on the meta device"):
+        weights.load(back, tiny().state_dict())
+    assert back.norm.weight.is_meta
+    with pytest.raises(ValueError, match="the weights are on the meta device"):
+        weights.load(tiny(), tiny().to("meta").state_dict())
+
+
+def renamed(prefix, state):
+    return {prefix + key: tensor for key, tensor in state.items()}
+
+
+FROM_SCRIPTS = {
+    "lightning": lambda net: {"state_dict": renamed("model.", net.state_dict()), "epoch": 3},
+    "compiled in lightning": lambda net: renamed("net._orig_mod.", net.state_dict()),
+    "a part compiled": lambda net: {k.replace("stages.1.", "stages.1._orig_mod."): t
+                                    for k, t in net.state_dict().items()},
+    "averaged": lambda net: torch.optim.swa_utils.AveragedModel(net).state_dict(),
+    "net": lambda net: {"net": net.state_dict(), "acc": 91.0, "epoch": 3},
+    "any name": lambda net: {"weights_of_it": net.state_dict(), "epoch": 3},
+    "prefix, other format": lambda net: renamed("module.trunk.", weights.convert(net, "timm")),
+    "hugging face inside": lambda net: renamed("model.", weights.convert(net, "huggingface"))}
+
+
+@pytest.mark.parametrize("wrap", FROM_SCRIPTS.values(), ids=list(FROM_SCRIPTS))
+def test_what_scripts_write(wrap, tmp_path):
+    torch.save(wrap(tiny()), tmp_path / "w.pth")
+    for source in (wrap(tiny()), tmp_path / "w.pth"):
+        back = tiny(seed=1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            weights.load(back, source)
+        assert same(back, tiny())
+
+
+def test_a_module_in_place_of_its_state(tmp_path):
+    for source in (tiny(), {"model": tiny(), "epoch": 1}, torch.nn.DataParallel(tiny())):
+        back = tiny(seed=1)
+        weights.load(back, source)
+        assert same(back, tiny())
+    torch.save(tiny(), tmp_path / "whole.pth")
+    with pytest.raises(ValueError, match=r"asks for convnext_nb.*torch\.save\(model\.state_dict\("):
+        weights.load(tiny(), tmp_path / "whole.pth")
+
+
+def test_parts_beside_the_network_are_named():
+    state = renamed("model.", tiny().state_dict()) | {"loss.weight": torch.ones(3)}
+    back = tiny(seed=1)
+    with pytest.warns(UserWarning, match=r"not used: 1 \(loss.weight\)"):
+        weights.load(back, state)
+    assert same(back, tiny())
+
+
+def test_several_networks_in_one_file(tmp_path):
+    both = renamed("student.", tiny().state_dict()) | renamed("teacher.", tiny(1).state_dict())
+    with pytest.raises(ValueError, match=r"2 networks .*student\., teacher\..*removeprefix"):
+        weights.load(tiny(), both)
+    with pytest.raises(ValueError, match=r"2 networks .*"):
+        weights.load(tiny(), renamed("ema.", tiny().state_dict()) | tiny(1).state_dict())
+    both = {"student": tiny().state_dict(), "teacher": tiny(1).state_dict(), "epoch": 3}
+    torch.save(both, tmp_path / "w.pth")
+    for source in (both, tmp_path / "w.pth"):
+        with pytest.raises(ValueError, match=r"several state dicts.*student, teacher.*'student'\]"):
+            weights.load(tiny(), source)
+    with pytest.raises(ValueError, match=r"no state dict found.*epoch \(int\), lr \(float\)"):
+        weights.load(tiny(), {"epoch": 3, "lr": 0.1})
+
+
+def test_saving_a_channels_last_network(tmp_path):
+    "safetensors' own function refuses it."
+    net = tiny().to(memory_format=torch.channels_last)
+    with pytest.raises(ValueError, match="contiguous"):
+        save_file(net.state_dict(), tmp_path / "theirs.safetensors")
+    back = tiny(seed=1)
+    weights.load(back, weights.save(net, tmp_path / "ours"))
+    assert same(back, tiny())

@@ -176,9 +176,9 @@ def wrong_names(site: Path) -> list[str]:
     for path in sorted(site.glob("*.html")):
         for target, text in sorted(Links(path).names):
             url, name = urlsplit(target), text.removesuffix("()")
-            if url.netloc or name not in every: continue
+            if url.netloc or not url.path or name not in every: continue  # own page: its contents
             pages = {link.partition("#")[0] for link in every[name].values()}
-            if (url.path or path.name) not in pages:
+            if url.path not in pages:
                 meant = " or ".join(sorted(pages))
                 wrong.append(f"{path.name}: `{text}` leads to {target}, not to {meant}")
     return wrong
