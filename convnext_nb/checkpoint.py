@@ -41,6 +41,8 @@ class Job:
     losses: torch.Tensor | None = None  # one for each step of the current epoch
     seconds: float = 0.0  # spent on those steps
     machines: list[dict] = field(default_factory=list)  # where it ran, the last one last
+    micro_batch: int | None = None  # images at a time, at full size; None: the whole batch
+    keeps_memory: bool = False  # see `device.keep_memory`
 
     def __post_init__(self):
         if self.wrapped is None: self.wrapped = self.model
@@ -67,7 +69,7 @@ def save(path: Path, job: Job):
     state = {name: part.state_dict() for name, part in job.parts().items()}
     losses = torch.zeros(0) if job.losses is None else job.losses[:job.step].cpu().clone()
     state |= dict(recipe=job.recipe.to_dict(), epoch=job.epoch, losses=losses, seconds=job.seconds,
-                  machines=job.machines)
+                  machines=job.machines, micro_batch=job.micro_batch)
     with runs.atomic_write(path) as f:  # given only a path, torch would hide a full disk
         try: torch.save(state, f)
         except RuntimeError as e:  # torch's writer hides the error that stopped it
@@ -84,6 +86,7 @@ def load(path: Path, job: Job):
     job.step = len(job.losses)
     job.seconds = state["seconds"]
     job.machines = state["machines"]
+    job.micro_batch = state.get("micro_batch")  # an older run took the whole batch
 
 def _read(path):
     "The state in a checkpoint file; ValueError if it is damaged, or none of ours."
@@ -100,8 +103,9 @@ def _read(path):
 
 def _check_same_recipe(path, saved, recipe):
     "ValueError, with the fields that differ, if a checkpoint belongs to another recipe."
-    old = Recipe().to_dict() | saved  # a field that an old recipe lacks has its default
     new = recipe.to_dict()
+    old = Recipe().to_dict() | saved  # a field that an old recipe lacks has its default
+    if "micro_batch" not in saved: old["micro_batch"] = new["micro_batch"]  # same steps anyway
     differs = [f"{k}: {old.get(k)!r} there, {new.get(k)!r} here" for k in old | new
                if old.get(k) != new.get(k)]
     if differs:

@@ -173,9 +173,13 @@ def print_run(run: runs.Run, as_json: bool = False):
     "Prints the result of a run, as a table or as JSON."
     evidence = run.evidence
     if as_json: return print(json.dumps(evidence))
+    full = run.recipe["data"]["preprocessing"]["size"]
     for row in run.metrics:
-        print(f"epoch {row['epoch']:3}  loss {row['loss']:.3f}  "
-              f"training {row['train_top1']:5.1f} %  held-out {row['val_top1']:5.1f} %")
+        line = f"epoch {row['epoch']:3}  loss {row['loss']:.3f}"
+        if "val_top1" in row:  # a run may measure less often
+            line += f"  training {row['train_top1']:5.1f} %  held-out {row['val_top1']:5.1f} %"
+        if row.get("val_size", full) != full: line += f"  at {row['val_size']} px"
+        print(line)
     print(f"{run.folder}: top-1 {evidence['val_top1']:.2f} % held-out, "
           f"{evidence['train_top1']:.2f} % training (un-augmented), {evidence['params']:,} "
           f"parameters, {evidence['train_seconds']:.0f} s on {evidence['device']}")

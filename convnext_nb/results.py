@@ -25,7 +25,8 @@ def curves(
     """Training loss by epoch, and accuracy: held-out solid, training (un-augmented) dotted.
 
     Several seeds are drawn as their mean, with a band from the lowest to the highest.
-    ValueError for a run without a finished epoch.
+    A thin line marks where the training images change size. Accuracy was measured at that size,
+    the last epoch's at full size. ValueError for a run without a finished epoch.
     """
     groups = _by_name(found)
     fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2))
@@ -44,6 +45,7 @@ def curves(
     for ax in (left, right):
         ax.spines[["top", "right"]].set_visible(False)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        _mark_sizes(ax, [run for runs in groups.values() for run in runs])
     fig.suptitle(title)
     fig.tight_layout()
     return fig
@@ -60,8 +62,8 @@ def _by_name(found):
 
 def _line(ax, runs, key, **style):
     "Draws the mean of `key` over runs by epoch, and a band from the lowest to the highest."
-    epochs = [row["epoch"] for row in runs[0].metrics]
-    by_run = [[row[key] for row in run.metrics] for run in runs]
+    epochs = [row["epoch"] for row in runs[0].metrics if key in row]
+    by_run = [[row[key] for row in run.metrics if key in row] for run in runs]
     by_epoch = list(zip(*by_run))
     line, = ax.plot(epochs, [mean(values) for values in by_epoch], **style)
     if len(runs) > 1:
@@ -69,6 +71,18 @@ def _line(ax, runs, key, **style):
         high = [max(values) for values in by_epoch]
         ax.fill_between(epochs, low, high, color=line.get_color(), alpha=0.2, lw=0)
     return line
+
+def _mark_sizes(ax, runs):
+    "A line and the pixels wherever training images change size; older runs do not say."
+    changes = set()
+    for run in runs:
+        sized = [row for row in run.metrics if "size" in row]
+        for before, row in zip(sized, sized[1:]):
+            if row["size"] != before["size"]: changes.add((row["epoch"], row["size"]))
+    for epoch, size in changes:
+        ax.axvline(epoch - 0.5, color="#bbbbbb", lw=0.8, zorder=0)
+        ax.text(epoch - 0.4, 1.0, f"{size} px", transform=ax.get_xaxis_transform(),
+                fontsize=7, color="#888888", va="bottom")
 
 # %% ../nbs/620_results.ipynb #6c3691ad
 def live(title: str = "") -> Callable[[Run], None]:
