@@ -2,7 +2,7 @@
 import pytest
 import torch
 
-from convnext_nb import bench, convnext, cost, train
+from convnext_nb import bench, clock, convnext, cost, peers, train
 
 SMALL = dict(depths=(1, 1, 2, 1), dims=(16, 32, 64, 128))
 
@@ -20,22 +20,22 @@ def test_who_trains_on_which_machine():
 
 
 def test_recipes_that_are_timed():
-    assert bench.preset("cuda").compile and bench.preset("cuda").mixup > 0
+    assert bench.timed_preset("cuda").compile and bench.timed_preset("cuda").mixup > 0
     for device in ("cuda", "mps", "cpu"):
-        timed = bench.plain(bench.preset(device))
+        timed = bench.plain_recipe(bench.timed_preset(device))
         assert timed.augment == "crop flip" and not timed.mixup and timed.optimizer == "adamw"
-        assert timed.model_args == bench.preset(device).model_args
+        assert timed.model_args == bench.timed_preset(device).model_args
 
 
 @pytest.mark.parametrize("stem_stride", [2, 4])
 def test_timm_races_with_the_same_network(stem_stride):
     ours = convnext.ConvNeXt((1, 2, 1, 1), (8, 16, 24, 32), 10, stem_stride=stem_stride)
-    theirs = bench.as_timm(ours)
+    theirs = peers.build_peer(ours, "timm")
     assert cost.count(theirs, 64) == cost.count(ours, 64)
 
 
 def test_the_whole_preset_is_bounded(monkeypatch):
-    "The bounds of a pass are measured with the preset's own augmentation, not the race's."
+    "What bounds a pass is measured with the preset's own augmentation, not with the race's."
     seen = []
     monkeypatch.setattr(bench, "bounds", lambda recipe, *args: seen.append(recipe) or [])
     bench.bench_train(repeats=1, batches=2, batch_size=4, mixup=0.2,
@@ -70,4 +70,4 @@ KINDS = [("aten::mkldnn_convolution", [[8, 96, 56, 56], [96, 1, 7, 7]], "depthwi
 
 @pytest.mark.parametrize("operation, shapes, kind", KINDS)
 def test_kinds_of_work(operation, shapes, kind):
-    assert bench.kind_of(operation, shapes) == kind
+    assert clock.kind_of(operation, shapes) == kind
