@@ -371,7 +371,7 @@ def cnx_bench(
 ):
     "Time this library on this machine, beside what is usual. Medians of rounds in turn."
     with plain_errors():
-        if compile: train.need_compiler()
+        if compile: train.check_compiler()
         todo = BENCHMARKS if what == "all" else (what,)
         found = {name: run_benchmark(name, data, repeats, compile) for name in todo}
     if json:

@@ -10,11 +10,13 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from zipfile import ZipFile
+from pickle import UnpicklingError
+from zipfile import BadZipFile, ZipFile
 
 import torch
 from torch import nn
@@ -65,7 +67,10 @@ class Job:
 
 # %% ../nbs/270_checkpoint.ipynb #1baf4891
 def save(path: Path, job: Job):
-    "Writes the state of a job to `path`, completely or not at all. OSError if the disk is full."
+    """Writes the state of a job to `path`, completely or not at all.
+
+    Raises OSError if the disk is full."""
+    # no state of random generators: each step is seeded by its place in the training
     state = {name: part.state_dict() for name, part in job.parts().items()}
     losses = torch.zeros(0) if job.losses is None else job.losses[:job.step].cpu().clone()
     state |= dict(recipe=job.recipe.to_dict(), epoch=job.epoch, losses=losses, seconds=job.seconds,
@@ -77,7 +82,9 @@ def save(path: Path, job: Job):
 
 # %% ../nbs/270_checkpoint.ipynb #67d7c8b5
 def load(path: Path, job: Job):
-    "Puts a saved state into a job. ValueError for a damaged file or another recipe's state."
+    """Loads a saved state into a job.
+
+    Raises ValueError if the file is damaged or unreadable, or belongs to another recipe."""
     state = _read(path)
     _check_same_recipe(path, state["recipe"], job.recipe)
     for name, part in job.parts().items(): part.load_state_dict(state[name])
@@ -89,11 +96,14 @@ def load(path: Path, job: Job):
     job.micro_batch = state.get("micro_batch")  # an older run took the whole batch
 
 def _read(path):
-    "The state in a checkpoint file; ValueError if it is damaged, or none of ours."
+    "The state in a checkpoint file; raises ValueError if it is unreadable, or not one of ours."
     try:
         with ZipFile(path) as file: damage = file.testzip()  # torch does not verify checksums
         state = None if damage else torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as e: damage = type(e).__name__
+    except (BadZipFile, EOFError, UnpicklingError, zlib.error) as e: damage = type(e).__name__
+    except Exception as e:  # such as missing rights or too little memory: nothing to delete
+        raise ValueError(f"{path} cannot be read ({type(e).__name__}: {e}); mend that and try "
+                         "again, or use another folder") from e
     if damage:
         raise ValueError(f"{path} is damaged ({damage}); delete the run's folder to start over")
     if not isinstance(state, dict) or not {"recipe", "epoch", "losses", "machines"} <= set(state):
@@ -102,7 +112,7 @@ def _read(path):
     return state
 
 def _check_same_recipe(path, saved, recipe):
-    "ValueError, with the fields that differ, if a checkpoint belongs to another recipe."
+    "Raises ValueError, with the fields that differ, if a checkpoint is of another recipe."
     new = recipe.to_dict()
     old = Recipe().to_dict() | saved  # a field that an old recipe lacks has its default
     if "micro_batch" not in saved: old["micro_batch"] = new["micro_batch"]  # same steps anyway
@@ -121,19 +131,20 @@ class Interrupted(KeyboardInterrupt):
 def delay_interrupt(
     active: bool = True,  # False: Ctrl-C works as usual
 ) -> Iterator[list]:
-    "Inside it, the first Ctrl-C only fills the list that it gives; a second one interrupts."
-    asked = []
+    """Yields a list. In the block, the first Ctrl-C only appends to it; the second raises
+    KeyboardInterrupt."""
+    stop_requests = []
     def handler(signum, frame):
-        if asked: raise KeyboardInterrupt
-        asked.append(signum)
+        if stop_requests: raise KeyboardInterrupt
+        stop_requests.append(signum)
         print("\nsaving, then stopping; Ctrl-C again stops at once", file=sys.stderr)
     main_thread = threading.current_thread() is threading.main_thread()
     if not active or not main_thread:  # signals arrive only in the main thread
-        yield asked
+        yield stop_requests
         return
-    before = signal.signal(signal.SIGINT, handler)
-    try: yield asked
-    finally: signal.signal(signal.SIGINT, before)
+    previous_handler = signal.signal(signal.SIGINT, handler)
+    try: yield stop_requests
+    finally: signal.signal(signal.SIGINT, previous_handler)
 
 # %% ../nbs/270_checkpoint.ipynb #98d2f3cb
 class Saver:
@@ -143,22 +154,26 @@ class Saver:
         job: Job,
         path: Path,
         minutes: float,  # between two saves
-        asked: list,  # of `delay_interrupt`; not empty after a Ctrl-C
+        stop_requests: list,  # of `delay_interrupt`; not empty after a Ctrl-C
+        check: Callable[[Job], None] | None = None,  # called before a save; raises to prevent it
     ):
         self.job = job
         self.path = path
         self.minutes = minutes
-        self.asked = asked
+        self.stop_requests = stop_requests
+        self.check = check
         self.saved_at = time.monotonic()
 
-    def check(self):
+    def save_if_due(self):
         "To be called after each step: saves if it is time; raises Interrupted after a Ctrl-C."
         due = time.monotonic() - self.saved_at > 60 * self.minutes
-        if self.job.rank > 0 or not (due or self.asked): return
+        if self.job.rank > 0 or not (due or self.stop_requests): return
+        if self.check: self.check(self.job)
         save(self.path, self.job)
         self.saved_at = time.monotonic()
-        if self.asked: raise Interrupted(f"stopped {self._place()} and saved; the same call "
-                                         "goes on from there")
+        if self.stop_requests:
+            raise Interrupted(f"stopped {self._place()} and saved; the same call "
+                              "goes on from there")
 
     def _place(self):
         if not self.job.step: return f"after epoch {self.job.epoch}"

@@ -6,6 +6,7 @@
 __all__ = ['PRESETS', 'Recipe', 'to_plain', 'check_recipe', 'preset', 'fixed_subset', 'plan']
 
 # %% ../nbs/260_recipe.ipynb #e28e739b
+# the imports marked F401 are names that users of recipe expect here
 import math
 from dataclasses import asdict, dataclass, field, fields, replace
 
@@ -14,7 +15,7 @@ from fastcore.basics import patch
 
 from . import augment
 from .data import Dataset, Split
-from .device import best_device, need_compiler, use_bf16  # noqa: F401
+from .device import best_device, check_compiler, use_bf16  # noqa: F401
 
 # %% ../nbs/260_recipe.ipynb #0fd0c9e8
 @dataclass(frozen=True)
@@ -30,20 +31,22 @@ class Recipe:
     min_lr: float = 1e-6  # at the end
     warmup_epochs: float = 3.0  # the rate rises linearly from 0
     weight_decay: float = 0.05  # of matrices and filters only, see `param_groups`
-    optimizer: str = "adamw"  # or "muon", for the hidden matrices
+    optimizer: str = "adamw"  # or "muon", for the hidden matrices (AdamW for the rest)
     betas: tuple[float, float] = (0.9, 0.999)
-    layer_decay: float | None = None  # rate of a group of layers relative to the next group
+    # each group of layers gets this times the rate of the group after it; None: equal rates
+    layer_decay: float | None = None
     clip_grad: float | None = 1.0  # largest norm of all gradients together; None: no limit
     label_smoothing: float = 0.1
     size: int | None = None  # pixels, in training and evaluation; None: the dataset's
-    sizes: tuple[tuple[float, int], ...] = ()  # in training: (from this share of it, pixels)
+    # training sizes over time: (fraction of training done, pixels), ascending
+    sizes: tuple[tuple[float, int], ...] = ()
     augment: str = "crop flip"  # words of `augment.WORDS`
     magnitude: float = 9  # of randaugment
     erasing: float = 0.0  # probability of random erasing
     mixup: float = 0.0  # alpha of its Beta distribution; 0: none
     cutmix: float = 0.0  # the same
     mix_per_sample: bool = True  # each image is mixed in its own way; False: one way for the batch
-    mix_until: float = 1.0  # share of the training after which nothing is mixed
+    mix_until: float = 1.0  # fraction of the training after which nothing is mixed
     ema: float | None = None  # decay of the moving average of the weights; None: no average
     micro_batch: int | str | None = "auto"  # images at a time in a step, at full size; None: all
     eval_every: int = 1  # accuracy is measured after every so many epochs, and after the last
@@ -70,14 +73,16 @@ def to_dict(self: Recipe) -> dict:
 
 @patch(cls_method=True)
 def from_dict(cls: Recipe, values: dict) -> Recipe:
-    "The recipe again; missing fields take their defaults. ValueError for a field that is unknown."
+    """A Recipe from `to_dict`'s values; missing fields take their defaults.
+
+    Raises ValueError if a field is unknown."""
     unknown = set(values) - {f.name for f in fields(cls)}
     if unknown: raise ValueError(f"no field {', '.join(sorted(unknown))} in Recipe")
     return cls(**(dict(micro_batch=None) | values))  # an older recipe took the whole batch
 
 # %% ../nbs/260_recipe.ipynb #0304e108
 def check_recipe(recipe: Recipe):
-    "ValueError for a recipe in which a field has an impossible value."
+    "Raises ValueError if a field of the recipe has an impossible value."
     augment.check_words(recipe.augment)
     for name in ("epochs", "batch_size", "lr", "clip_grad", "size"):
         value = getattr(recipe, name)
@@ -89,13 +94,13 @@ def check_recipe(recipe: Recipe):
     for name, allowed in choices.items():
         value = getattr(recipe, name)
         if value not in allowed: raise ValueError(f"{name}={value!r}: choose one of {allowed}")
-    highest = dict(erasing=1, mix_until=1, ema=1, layer_decay=1, label_smoothing=1,
-                   mixup=math.inf, cutmix=math.inf, weight_decay=math.inf,
-                   warmup_epochs=recipe.epochs, min_lr=recipe.lr)
-    for name, limit in highest.items():
+    upper_limits = dict(erasing=1, mix_until=1, ema=1, layer_decay=1, label_smoothing=1,
+                        mixup=math.inf, cutmix=math.inf, weight_decay=math.inf,
+                        warmup_epochs=recipe.epochs, min_lr=recipe.lr)
+    for name, limit in upper_limits.items():
         value = getattr(recipe, name)
         if value is not None and not 0 <= value <= limit:
-            raise ValueError(f"{name} must be from 0 to {limit}, got {value!r}")
+            raise ValueError(f"{name} must be between 0 and {limit}, got {value!r}")
     if not all(0 <= beta < 1 for beta in recipe.betas):
         raise ValueError(f"betas {recipe.betas} must be at least 0 and below 1")
     if list(recipe.sizes) != sorted(recipe.sizes):
@@ -109,7 +114,7 @@ def _check_count(name, value):
 @patch
 def size_at(self: Recipe, epoch: int) -> int | None:
     "Pixels of the training images in an epoch (from 0); None: the dataset's."
-    begun = [size for share, size in self.sizes if epoch >= share * self.epochs]
+    begun = [size for fraction, size in self.sizes if epoch >= fraction * self.epochs]
     return begun[-1] if begun else self.size
 
 @patch
@@ -125,40 +130,47 @@ def with_epochs(self: Recipe, epochs: int) -> Recipe:
 
 # %% ../nbs/260_recipe.ipynb #11719a56
 PRESETS = {
+    # ImageNet, 32 GPUs: the paper's Table 5
     "paper_imagenet": Recipe(
         model="convnext_tiny", model_args=dict(drop_path=0.1), epochs=300, batch_size=4096,
         lr=4e-3, warmup_epochs=20, clip_grad=None, size=224,
         augment="resized_crop flip randaugment", erasing=0.25, mixup=0.8, cutmix=1.0,
         mix_per_sample=False, ema=0.9999),
+    # Tiny-ImageNet enlarged to 224 pixels, one GPU
     "tiny_224": Recipe(
         model="convnext_tiny", model_args=dict(layer_scale=0.1, drop_path=0.1), epochs=40,
         batch_size=256, lr=1e-3, warmup_epochs=4, size=224, augment="resized_crop flip autoaugment",
         erasing=0.25, mixup=0.8, cutmix=1.0, mix_until=0.8, ema=0.9995, compile=True),
+    # Tiny-ImageNet at its 64 pixels, one GPU
     "tiny_fast": Recipe(
         model="convnext_tiny", model_args=dict(stem_stride=2, layer_scale=0.1, drop_path=0.2),
         epochs=40, batch_size=512, lr=2e-3, warmup_epochs=4, augment="crop flip trivialaugment",
         erasing=0.25, mixup=0.2, cutmix=1.0, mix_until=0.8, ema=0.999, compile=True),
+    # all of Tiny-ImageNet, one CPU core: an hour
     "hour": Recipe(
         model="convnext_atto", model_args=dict(layer_scale=1.0, drop_path=0.05, init="torch"),
         epochs=8, batch_size=256, lr=4e-3, warmup_epochs=1.0, optimizer="muon",
         mixup=0.2, cutmix=1.0, mix_until=0.8),
+    # 20 classes of Tiny-ImageNet, or other small data, a laptop: a few minutes
     "pocket": Recipe(
         model="convnext", model_args=dict(
             depths=(2, 2, 4, 2), dims=(32, 64, 128, 256), layer_scale=1.0, drop_path=0.05,
             init="torch", stem_stride=2),
         epochs=12, batch_size=128, lr=4e-3, warmup_epochs=1.0, label_smoothing=0.05,
         optimizer="muon", sizes=((0, 32), (0.5, 48), (0.75, 64))),
+    # images of your own, from the shipped weights
     "finetune": Recipe(
         model="convnext_atto", model_args=dict(layer_scale=1.0), start="atto_tiny200",
         epochs=10, batch_size=32, lr=2e-3, warmup_epochs=0.5, augment="resized_crop flip"),
+    # one network of the roadmap at a quarter of its width: a minute or two
     "step": Recipe(
         model="roadmap/base", model_args=dict(width_mult=0.25),
         epochs=4, batch_size=64, lr=2e-3, warmup_epochs=1.0, label_smoothing=0.0)}
 
 # %% ../nbs/260_recipe.ipynb #538dd469
 def preset(name: str) -> Recipe:
-    "A recipe by its name; ValueError, with the names there are, for an unknown one."
-    if name == "brief": name = "tiny_224"  # its name before
+    "A recipe by its name; raises ValueError, with the names there are, if it is unknown."
+    if name == "brief": name = "tiny_224"  # its old name
     if name in PRESETS: return PRESETS[name]
     raise ValueError(f"no recipe {name!r}; there are: {', '.join(PRESETS)}")
 
@@ -168,16 +180,21 @@ def fixed_subset(split: Split, n: int) -> Split:
     return split.subset(torch.linspace(0, len(split) - 1, min(n, len(split))).long())
 
 def plan(
-    dataset: Dataset,  # all that there is
+    dataset: Dataset,  # the whole data set
     device: str | None = None,  # None: the best there is
 ) -> tuple[Recipe, Dataset]:
-    "A recipe for this machine, and the part of the data to use."
-    if (device or best_device()) == "cuda" and len(dataset.train) >= 20_000:
+    """A recipe for this machine, and the part of the data to use.
+
+    With a CUDA GPU and at least 20,000 training images: `tiny_224` if they are larger than
+    96 pixels, else `tiny_fast`, on all images. Otherwise, for a folder of the user's:
+    `finetune`, on all images; for other data: `pocket`, on at most 10,000 training and 2,000
+    validation images, and 20 classes of Tiny-ImageNet."""
+    if torch.device(device or best_device()).type == "cuda" and len(dataset.train) >= 20_000:
         large = dataset.preprocessing.size > 96
         return PRESETS["tiny_224" if large else "tiny_fast"], dataset
     if dataset.kind == "tiny-imagenet" and len(dataset.classes) > 20: dataset = dataset.select(20)
-    if dataset.kind == "folder": return PRESETS["finetune"], dataset  # all own pictures
+    if dataset.kind == "folder": return PRESETS["finetune"], dataset
     train = fixed_subset(dataset.train, 10_000)
     val = fixed_subset(dataset.val, 2_000)
-    few = replace(dataset, train=train, val=val)
-    return PRESETS["pocket"], few
+    smaller = replace(dataset, train=train, val=val)
+    return PRESETS["pocket"], smaller

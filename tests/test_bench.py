@@ -58,7 +58,7 @@ def test_different_networks_are_not_compared(monkeypatch):
 def test_without_a_compiler(monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(ValueError, match="needs a C.. compiler"):
-        train.need_compiler()
+        train.check_compiler()
 
 
 KINDS = [("aten::mkldnn_convolution", [[8, 96, 56, 56], [96, 1, 7, 7]], "depthwise"),

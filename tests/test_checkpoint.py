@@ -217,6 +217,16 @@ def test_a_changed_bit_in_a_checkpoint_is_noticed(tmp_path):
         fit(tmp_path, replace(RECIPE, epochs=1))
 
 
+@pytest.mark.parametrize("error", [PermissionError(errno.EACCES, "no"), MemoryError("no")])
+def test_a_checkpoint_that_cannot_be_read_need_not_be_deleted(error, whole, monkeypatch):
+    def fail(*args, **kwargs):
+        raise error
+    monkeypatch.setattr(torch, "load", fail)
+    with pytest.raises(ValueError, match=f"cannot be read .{type(error).__name__}.*no") as e:
+        fit(whole[1].folder)
+    assert "delete" not in str(e.value)
+
+
 @pytest.mark.parametrize("change, words", [
     (dict(lr=0.02), "lr: 0.01 there, 0.02 here"), (dict(seed=1), "seed: 0 there, 1 here"),
     (dict(epochs=5), "epochs: 4 there, 5 here"),
@@ -328,6 +338,19 @@ def test_ctrl_c_saves_and_leaves(whole, tmp_path):
     state = torch.load(tmp_path / "run/checkpoint.pt")
     assert state["epoch"] == 1 and len(state["losses"]) == 2
     assert_same(whole, fit(tmp_path / "run"))
+
+
+def test_ctrl_c_at_the_end_stops_at_once(whole, tmp_path, monkeypatch, capsys):
+    "All epochs are saved by then; the same call does the rest."
+    def stopped(job, run):
+        os.kill(os.getpid(), signal.SIGINT)
+        pytest.fail("the run goes on")
+    with monkeypatch.context() as m:
+        m.setattr(train, "finish", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            fit(tmp_path)
+    assert "saving" not in capsys.readouterr().err
+    assert_same(whole, fit(tmp_path))
 
 
 def test_a_second_ctrl_c_does_not_wait():

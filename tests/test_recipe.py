@@ -10,10 +10,13 @@ from convnext_nb.recipe import PRESETS, Recipe, preset
 
 @pytest.mark.parametrize("change, words", [
     (dict(augment="crop blur"), "blur"), (dict(optimizer="sgd"), "choose one of"),
-    (dict(erasing=2), "erasing must be from 0 to 1"), (dict(ema=1.5), "ema must be from 0 to 1"),
-    (dict(mixup=-1), "mixup must be from 0"), (dict(layer_decay=7), "layer_decay must be"),
-    (dict(warmup_epochs=5), "warmup_epochs must be from 0 to 4"), (dict(clip_grad=-1), "clip_grad"),
-    (dict(warmup_epochs=-1), "warmup_epochs"), (dict(min_lr=1.0), "min_lr must be from 0 to 0.01"),
+    (dict(erasing=2), "erasing must be between 0 and 1"),
+    (dict(ema=1.5), "ema must be between 0 and 1"),
+    (dict(mixup=-1), "mixup must be between 0"), (dict(layer_decay=7), "layer_decay must be"),
+    (dict(warmup_epochs=5), "warmup_epochs must be between 0 and 4"),
+    (dict(clip_grad=-1), "clip_grad"),
+    (dict(warmup_epochs=-1), "warmup_epochs"),
+    (dict(min_lr=1.0), "min_lr must be between 0 and 0.01"),
     (dict(weight_decay=-1), "weight_decay"), (dict(size=-5), "size must be positive"),
     (dict(betas=(2, 3)), "betas"), (dict(sizes=((0.5, 48), (0, 32))), "sizes .* in order")])
 def test_recipes_at_fault(change, words):

@@ -62,7 +62,7 @@ def test_nan_stops_and_earlier_epochs_are_kept(whole, tmp_path, monkeypatch):
         return original(job, *args)
     with monkeypatch.context() as m:
         m.setattr(train, "train_epoch", poisoned)
-        with pytest.raises(train.Diverged, match="loss is nan in epoch 3.*Try a lower lr"):
+        with pytest.raises(train.Diverged, match="loss is nan in epoch 3.*[Tt]ry a lower lr"):
             fit(tmp_path)
     run = runs.Run(tmp_path)
     assert rows(run) == rows(whole[1])[:2] and not run.evidence
@@ -74,12 +74,33 @@ def test_nan_stops_and_earlier_epochs_are_kept(whole, tmp_path, monkeypatch):
 @pytest.mark.parametrize("lr", [1e6, 1e20, 1e38])
 def test_a_wild_rate_stops(batch_size, lr, tmp_path):
     wild = replace(RECIPE, lr=lr, warmup_epochs=0, clip_grad=None, batch_size=batch_size)
-    with pytest.raises(train.Diverged, match="epoch [12].*Try a lower lr"):
+    with pytest.raises(train.Diverged, match="epoch [12].*[Tt]ry a lower lr"):
         fit(tmp_path, wild)
     assert len(rows(runs.Run(tmp_path))) <= 1
     if (tmp_path / "checkpoint.pt").exists():  # kept as the last good state
         model = torch.load(tmp_path / "checkpoint.pt")["model"]
         assert all(p.isfinite().all() for p in model.values())
+
+
+@pytest.mark.parametrize("broken", ["loss", "weights"])
+def test_a_broken_state_is_not_saved_within_an_epoch(broken, tmp_path, monkeypatch):
+    "Here the state would be saved after each step; the fifth step (of three an epoch) goes wrong."
+    steps, loss_of, update = [], train.loss_of, train.update_weights
+    def poisoned_loss(*args):
+        return loss_of(*args) * (math.nan if broken == "loss" and len(steps) == 4 else 1)
+    def poisoned_update(job):
+        update(job)
+        steps.append(job.step)
+        if broken == "weights" and len(steps) == 5:
+            with torch.no_grad():
+                next(job.model.parameters())[0, 0] = math.nan
+    monkeypatch.setattr(train, "loss_of", poisoned_loss)
+    monkeypatch.setattr(train, "update_weights", poisoned_update)
+    with pytest.raises(train.Diverged, match="in epoch 2, step 2.*In a new folder, try a lower lr"):
+        train.fit(RECIPE, dataset(), tmp_path, device="cpu", progress=False, save_minutes=0)
+    state = torch.load(tmp_path / "checkpoint.pt")
+    assert (state["epoch"], len(state["losses"])) == (1, 1)
+    assert all(p.isfinite().all() for p in state["model"].values())
 
 
 @pytest.mark.parametrize("losses, ok", [([1.4] * 3, True), ([1.4, math.nan, 1.4], False),
@@ -239,7 +260,7 @@ def test_the_average_is_the_plain_formula(tmp_path, monkeypatch):
 def test_presets_run(name, tmp_path, monkeypatch):
     "Each preset from end to end, with a small network and few small images."
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
-    monkeypatch.setattr(train, "need_compiler", lambda: None)
+    monkeypatch.setattr(train, "check_compiler", lambda: None)
     preset = PRESETS[name]
     args = {k: v for k, v in preset.model_args.items() if k in ("drop_path", "layer_scale")}
     small = replace(preset, model="convnext", model_args=RECIPE.model_args | args, epochs=2,
