@@ -93,9 +93,8 @@ def _check_arguments(depths, dims, init):
 class ConvNeXt(nn.Module):
     """ConvNeXt V1 and V2: images (B, in_chans, H, W) to logits (B, num_classes).
 
-    Keys and shapes are those of the authors' checkpoints. With `features=True` the output is the
-    list of the stages' maps; map i has the stride s = stem_stride * 2**i: (B, dims[i], H/s, W/s).
-    Raises ValueError for images smaller than the last stride. Source: arXiv 2201.03545, Table 9."""
+    Keys are the authors'. `features=True` gives the stages' maps: (B, dims[i], H/s, W/s) with
+    s = stem_stride * 2**i. Raises ValueError below the last s. Source: arXiv 2201.03545."""
     @own_words
     def __init__(
         self,

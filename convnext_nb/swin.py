@@ -102,6 +102,7 @@ def _put_back(x, H, W, window, shift):  # (B, windows, N, C)
     if up or left: x = x.roll((up, left), (1, 2))
     return x[:, :H, :W]
 
+# %% ../nbs/190_swin.ipynb #5a1f0c01
 def in_windows(
     x: torch.Tensor,  # (B, H, W, C)
     window: int,  # side of a window in pixels

@@ -334,6 +334,7 @@ def _read_file(path):
                          ".safetensors, or a .pth that holds only tensors, as "
                          "torch.save(model.state_dict(), path) writes it") from e
 
+# %% ../nbs/210_weights.ipynb #5a1f0c02
 def _why_unreadable(error):
     "The first line of the error; of a refused pickle, what it asked for."
     if not isinstance(error, UnpicklingError):
