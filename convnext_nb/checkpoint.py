@@ -111,6 +111,7 @@ def _read(path):
                          "use another folder to start over")
     return state
 
+# %% ../nbs/270_checkpoint.ipynb #5a1f0c04
 def _check_same_recipe(path, saved, recipe):
     "Raises ValueError, with the fields that differ, if a checkpoint is of another recipe."
     new = recipe.to_dict()

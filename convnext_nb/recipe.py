@@ -33,8 +33,7 @@ class Recipe:
     weight_decay: float = 0.05  # of matrices and filters only, see `param_groups`
     optimizer: str = "adamw"  # or "muon", for the hidden matrices (AdamW for the rest)
     betas: tuple[float, float] = (0.9, 0.999)
-    # each group of layers gets this times the rate of the group after it; None: equal rates
-    layer_decay: float | None = None
+    layer_decay: float | None = None  # each layer group's rate over the next one's; None: equal
     clip_grad: float | None = 1.0  # largest norm of all gradients together; None: no limit
     label_smoothing: float = 0.1
     size: int | None = None  # pixels, in training and evaluation; None: the dataset's

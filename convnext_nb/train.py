@@ -506,6 +506,7 @@ def fit(
     finally: torch.set_num_threads(threads)
     return job.model.eval(), run
 
+# %% ../nbs/280_train.ipynb #5a1f0c03
 def _train(job, run, progress, watch, save_minutes):
     "Trains what is left of a run."
     recipe = job.recipe
