@@ -4,8 +4,10 @@ DATA ?= auto
 OUT ?= out
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
 	$$p -c "import sys; sys.exit(sys.version_info < (3, 11))" 2>/dev/null && echo $$p && break; done)
-# Threads that wait shall sleep: spinning, they would take a core that others need.
-export OMP_WAIT_POLICY ?= passive
+# Threads that wait shall spin for microseconds, not longer, and then sleep.
+ifndef OMP_WAIT_POLICY
+export GOMP_SPINCOUNT ?= 20000
+endif
 BIN := .venv/bin
 READY := .venv/.ready
 

@@ -2,6 +2,6 @@ __version__ = "0.1.0"
 
 import os
 
-# Threads that wait shall sleep; spinning, they would take the core that another thread needs.
-# OpenMP reads this when torch is loaded (see the notebook on the machine, 255_device).
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# Threads that wait shall spin for microseconds, not longer, and then sleep. OpenMP reads this when
+# torch is loaded (see the notebook on the machine, 255_device).
+if "OMP_WAIT_POLICY" not in os.environ: os.environ.setdefault("GOMP_SPINCOUNT", "20000")

@@ -303,12 +303,12 @@ def test_a_resumed_run_takes_its_number_of_threads(tmp_path, monkeypatch):
     assert set(seen) == {2} and run.evidence["threads"] == 2 and torch.get_num_threads() == 1
 
 
-def test_waiting_threads_sleep_unless_somebody_has_decided():
-    code = "import os, convnext_nb; print(os.environ['OMP_WAIT_POLICY'])"
-    for given, found in ((None, "passive"), ("active", "active")):
-        env = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
-        if given:
-            env["OMP_WAIT_POLICY"] = given
+def test_waiting_threads_spin_shortly_unless_somebody_has_decided():
+    code = "import os, convnext_nb; print(os.environ.get('GOMP_SPINCOUNT'))"
+    both = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+    for given, found in (({}, "20000"), ({"GOMP_SPINCOUNT": "7"}, "7"),
+                         ({"OMP_WAIT_POLICY": "active"}, "None")):
+        env = {k: v for k, v in os.environ.items() if k not in both} | given
         done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True,
                               text=True)
         assert done.stdout.strip() == found, done.stderr
