@@ -9,7 +9,7 @@ import torch
 from browsers import browser  # noqa: F401  (a fixture)
 from PIL import Image
 
-from convnext_nb import cost, data, models
+from convnext_nb import cost, data, draw, models, roadmap
 
 TIMEOUT = 30_000  # milliseconds
 
@@ -193,6 +193,24 @@ def test_a_dropped_picture_is_answered(page):
     page.wait_for_selector("html[data-ready=ran]", timeout=TIMEOUT)
     assert settled(page) != before
     assert len(page.query_selector_all("#top li")) == 5
+
+
+def test_the_road_shows_what_the_networks_have(page):
+    found = {step.name: step for step in roadmap.steps()}
+    names = page.evaluate("walk.map(step => step.name)")
+    assert names == list(found)
+    for at in range(1, len(names)):
+        page.evaluate(f"$('walk').value = {at}; $('walk').oninput()")
+        step = found[names[at]]
+        assert page.input_value("#from") == step.parent and page.input_value("#to") == step.name
+        drawn = page.locator("#right > :not(.fading)").count()
+        assert drawn == len(draw.parts(step.name, stage=3)) > 5
+        changes = page.locator("#changes dt").all_inner_texts()
+        assert [name.replace(" ", "_") for name in changes] == list(
+            roadmap.diff(found[step.parent], step))
+        assert f"{step.top1:.2f} %" in page.inner_text("#road-table")
+    page.select_option("#from", "base")
+    assert "25.6 M" in page.inner_text("#road-table")
 
 
 def test_nothing_went_wrong_and_nothing_was_asked_of_another_host(page):

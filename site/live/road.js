@@ -3,7 +3,7 @@
 // tools/live.py writes from the networks themselves, the paper's table and our runs.
 
 const walk = ROAD.steps, byName = Object.fromEntries(walk.map(step => [step.name, step]));
-const MARKS = {new: "+", moved: "↕", changed: "≠"};
+const MARKS = {gone: "−", new: "+", moved: "↕", changed: "≠"};
 
 // The boxes of one block. A box is known by its role, such as "norm after around", so that the same
 // box can be found in another block, and glides to its new place.
@@ -13,10 +13,10 @@ function boxesOf(step) {
 
 function sameBox(a, b) { return a.label === b.label && a.in === b.in && a.out === b.out; }
 
-// What became of a box, seen from another block: new, moved, changed or nothing.
-function fate(box, others, order) {
+// What became of a box on the way to another block, or since: `alone` if it has no partner there.
+function fate(box, others, order, alone) {
   const other = others.find(one => one.role === box.role);
-  if (!other) return "new";
+  if (!other) return alone;
   if (order.has(box.role)) return "moved";
   return sameBox(box, other) ? "" : "changed";
 }
@@ -53,20 +53,21 @@ function boxWords(box) {
 }
 
 function boxNumbers(box) {
-  const cost = box.macs ? `${millions(box.macs)} multiply-adds` : "";
-  if (!box.in) return cost;
-  return `${box.in === box.out ? `${box.in} channels` : `${box.in} → ${box.out}`}, ${cost}`;
+  if (!box.in) return "";
+  const channels = box.in === box.out ? `${box.in} channels` : `${box.in} → ${box.out}`;
+  return `${channels}, ${(box.macs / 1e6).toFixed(1)} M`;
 }
 
 // Draws a block into `element`, moving the boxes that are there already.
-function drawDiagram(element, boxes, others, most) {
-  const there = new Map([...element.children].map(child => [child.dataset.role, child]));
+function drawDiagram(element, boxes, others, most, alone) {
+  const still = [...element.children].filter(child => child.dataset.role);
+  const there = new Map(still.map(child => [child.dataset.role, child]));
   const moved = movedRoles(boxes, others);
   let y = 0;
   for (const box of boxes) {
     const row = there.get(box.role) || element.appendChild(makeRow(box.role));
     there.delete(box.role);
-    const height = box.kind === "norm" || box.kind === "act" ? 26 : 36, mark = fate(box, others, moved);
+    const height = box.kind === "norm" || box.kind === "act" ? 26 : 36, mark = fate(box, others, moved, alone);
     row.className = mark;
     row.style.height = `${height}px`;
     row.style.transform = `translateY(${y}px)`;
@@ -80,9 +81,10 @@ function drawDiagram(element, boxes, others, most) {
     small.textContent = boxNumbers(box);
     if (small.textContent) words.append(small);
   }
-  for (const row of there.values()) {
-    row.className = "gone";
-    setTimeout(() => { if (row.className === "gone") row.remove(); }, 400);
+  for (const row of there.values()) {  // boxes that are no more fade away
+    row.className = "fading";
+    delete row.dataset.role;
+    setTimeout(() => row.remove(), 400);
   }
   element.style.height = `${y}px`;
   element.setAttribute("aria-label", `A block: ${boxes.map(box =>
@@ -119,7 +121,7 @@ function drawChanges(a, b) {
 }
 
 function spread(numbers) {
-  return numbers ? `${numbers.mean.toFixed(1)} ± ${numbers.std.toFixed(1)}` : "–";
+  return numbers ? `${numbers.mean.toFixed(1)} ± ${numbers.std.toFixed(1)} %` : "–";
 }
 
 function drawTable(a, b) {
@@ -144,8 +146,8 @@ function drawRoad() {
   const most = Math.max(...[...left, ...right].flatMap(box => [box.in ?? 0, box.channels]));
   $("left-title").textContent = a.label;
   $("right-title").textContent = b.label;
-  drawDiagram($("left"), left, right, most);
-  drawDiagram($("right"), right, left, most);
+  drawDiagram($("left"), left, right, most, "gone");
+  drawDiagram($("right"), right, left, most, "new");
   drawChanges(a, b);
   drawTable(a, b);
   $("walk").setAttribute("aria-valuetext", `${a.label} to ${b.label}`);
@@ -163,7 +165,7 @@ $("walk").oninput = () => {  // each step beside the one that it came from
   $("to").value = step.name;
   drawRoad();
 };
-$("road-note").textContent = "+ new, ↕ moved, ≠ changed. Ours: small networks and short runs, the mean "
+$("road-note").textContent = "− gone, + new, ↕ moved, ≠ changed; M: million multiply-adds. Ours: small networks and short runs, the mean "
   + "of the seeds and their standard deviation; read them beside the chapters, not beside the paper.";
 $("walk").value = 1;
 $("walk").oninput();
