@@ -172,7 +172,8 @@ def test_a_block_opens_by_keyboard_and_arrows_move_the_pixel(page):
     row = page.evaluate("state.open.row")
     page.keyboard.press("ArrowUp")
     assert page.evaluate("state.open.row") == row - 1
-    assert page.inner_text("#said").startswith(f"Row {row - 1}, column")
+    page.wait_for_function("text => $('said').textContent.startsWith(text)",
+                           arg=f"Row {row - 1}, column")
     shown = page.inner_text("#terms").split()[-1].replace("−", "-")
     where = "state.open.row * 4 + state.open.col"
     value = page.evaluate(f"state.trace.stages[2].blocks[1].conv[({where}) * 160"

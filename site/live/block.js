@@ -55,7 +55,7 @@ function followPixel(canvas) {
     event.preventDefault();
     choosePixel(state.open.row + moves[event.key][0], state.open.col + moves[event.key][1]);
     const {row, col} = state.open;
-    $("said").textContent = `Row ${row}, column ${col}: ${canvas.dataset.value}`;
+    say(`Row ${row}, column ${col}: ${canvas.dataset.value}`);
   };
 }
 
@@ -123,8 +123,8 @@ function drawBlock() {
   $("channel").value = channel;
   $("block-title").textContent = `Stage ${stage + 1}, block ${block + 1}`;
   $("block-said").textContent = `${side} x ${side} pixels, ${c} channels, `
-    + `${millions(multiplyAdds(config)[stage + 1].each)} multiply-adds. Chosen: channel ${channel}, `
-    + `pixel (${row}, ${col}). ${isOff ? "This block is switched off: its input goes on as it is." : ""}`;
+    + `${millions(multiplyAdds(config)[stage + 1].each)} multiply-adds. Shown: channel ${channel}. `
+    + `${fieldWords(state.open)} ${isOff ? "This block is switched off: its input goes on as it is." : ""}`;
   $("cost-conv").textContent = `${kernel ** 2} weights a channel`;
   $("shape-norm").textContent = `${c} numbers`;
   $("shape-widen").textContent = `${c} → ${4 * c}`;

@@ -12,7 +12,7 @@ function hide(row, col) {
 }
 
 function uncover() {
-  if (!state.patch) return;
+  if (!state.patch || sweeping) return;
   state.patch = null;
   drawPictures();
   run();

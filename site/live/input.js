@@ -13,6 +13,8 @@ for (const button of $("examples").children)
     await show(await createImageBitmap(picture));
   };
 
+$("examples").querySelector("button").onclick();
+
 $("file").onchange = event => {
   if (event.target.files.length) fromBlob(event.target.files[0]);
   event.target.value = "";  // so that the same file can be chosen again

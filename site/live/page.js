@@ -39,13 +39,14 @@ worker.onmessage = ({data}) => {
   else resolve(data);
 };
 
+worker.onerror = event => { $("ms").textContent = `The network stopped: ${event.message}`; };
+
 // Called by the script with the weights, which is the last and largest to arrive.
 async function weightsArrived(weights) {
   try {
     state.filters = (await ask("load", {weights, config})).filters;
     document.documentElement.dataset.ready = "loaded";
-    if (state.bitmap) await show(state.bitmap);
-    else await $("examples").querySelector("button").onclick();
+    if (state.bitmap) await show(state.bitmap);  // else it is shown when it comes
   } catch (error) { $("ms").textContent = `The network did not start: ${error.message}`; }
 }
 
@@ -105,7 +106,13 @@ function className(k) { return config.classes[k].replace(/^n\d{8} /, ""); }
 
 function percent(p) { return `${(100 * p).toFixed(p < 0.0995 ? 1 : 0)} %`; }
 
+// For screen readers: the newest words, spoken when the hand rests.
 let speech = 0;
+function say(words, wait = 0) {
+  clearTimeout(speech);
+  speech = setTimeout(() => { $("said").textContent = words; }, wait);
+}
+
 function drawTop() {
   const {probabilities, whole} = state;
   const order = probabilities.map((_, i) => i).sort((a, b) => probabilities[b] - probabilities[a]);
@@ -122,13 +129,13 @@ function drawTop() {
     return row;
   }));
   const words = order.slice(0, 5).map(k => `${className(k)} ${percent(probabilities[k])}`);
-  clearTimeout(speech);  // spoken when the hand rests
-  speech = setTimeout(() => { $("said").textContent = `Top five: ${words.join(", ")}.`; }, 600);
+  say(`Top five: ${words.join(", ")}.`, 600);
 }
 
 // Both pictures, with the hidden square, the heat, and the frame of what the chosen pixel sees.
 function drawPictures() {
   const {bitmap, seen, patch, heat} = state, {size} = config, shown = 224;
+  if (!bitmap) return;
   const {newWidth, newHeight, left, top} = fitted(bitmap.width, bitmap.height, config);
   const across = bitmap.width / newWidth, down = bitmap.height / newHeight;
   const pen = sharp($("picture"), shown, shown);

@@ -14,24 +14,28 @@ function boxesOf(step) {
 function sameBox(a, b) { return a.label === b.label && a.in === b.in && a.out === b.out; }
 
 // What became of a box on the way to another block, or since: `alone` if it has no partner there.
-function fate(box, others, order, alone) {
+function fates(box, others, moved, alone) {
   const other = others.find(one => one.role === box.role);
-  if (!other) return alone;
-  if (order.has(box.role)) return "moved";
-  return sameBox(box, other) ? "" : "changed";
+  if (!other) return [alone];
+  const found = [];
+  if (moved.has(box.role)) found.push("moved");
+  if (!sameBox(box, other)) found.push("changed");
+  return found;
 }
 
-// The roles that stand in another order in the two blocks: all but a longest common sequence.
+// The roles that stand in another order in the two blocks: all but a longest sequence that both
+// have. Of two such sequences, the one without the convolution that looks around is taken: on this
+// road it is the one that climbs.
 function movedRoles(a, b) {
   const left = a.map(box => box.role).filter(role => b.some(box => box.role === role));
   const right = b.map(box => box.role).filter(role => left.includes(role));
+  const worth = chain => chain.length + (chain.includes("around") ? 0 : 0.5);
   let best = [];
-  const follow = (chain, from, l) => {
-    if (chain.length > best.length) best = chain;
-    for (let i = l; i < left.length; i++) {
+  const follow = (chain, from, next) => {
+    if (worth(chain) > worth(best)) best = chain;
+    for (let i = next; i < left.length; i++) {
       const at = right.indexOf(left[i]);
-      if (at >= from && chain.length + left.length - i > best.length)
-        follow([...chain, left[i]], at + 1, i + 1);
+      if (at >= from) follow([...chain, left[i]], at + 1, i + 1);
     }
   };
   follow([], 0, 0);
@@ -59,16 +63,15 @@ function boxNumbers(box) {
 }
 
 // Draws a block into `element`, moving the boxes that are there already.
-function drawDiagram(element, boxes, others, most, alone) {
+function drawDiagram(element, boxes, others, most, moved, alone) {
   const still = [...element.children].filter(child => child.dataset.role);
   const there = new Map(still.map(child => [child.dataset.role, child]));
-  const moved = movedRoles(boxes, others);
   let y = 0;
   for (const box of boxes) {
     const row = there.get(box.role) || element.appendChild(makeRow(box.role));
     there.delete(box.role);
-    const height = box.kind === "norm" || box.kind === "act" ? 26 : 36, mark = fate(box, others, moved, alone);
-    row.className = mark;
+    const height = box.kind === "norm" || box.kind === "act" ? 26 : 36, found = fates(box, others, moved, alone);
+    row.className = found.join(" ");
     row.style.height = `${height}px`;
     row.style.transform = `translateY(${y}px)`;
     y += height;
@@ -76,7 +79,8 @@ function drawDiagram(element, boxes, others, most, alone) {
     figure.style.clipPath = outline(box, most);
     figure.style.background = box.kind === "add" ? color("quiet") : ROAD.colors[box.kind];
     words.textContent = boxWords(box);
-    if (mark) words.prepend(Object.assign(document.createElement("em"), {textContent: `${MARKS[mark]} `}));
+    const marks = found.map(fate => MARKS[fate]).join("");
+    if (marks) words.prepend(Object.assign(document.createElement("em"), {textContent: `${marks} `}));
     const small = document.createElement("small");
     small.textContent = boxNumbers(box);
     if (small.textContent) words.append(small);
@@ -146,8 +150,9 @@ function drawRoad() {
   const most = Math.max(...[...left, ...right].flatMap(box => [box.in ?? 0, box.channels]));
   $("left-title").textContent = a.label;
   $("right-title").textContent = b.label;
-  drawDiagram($("left"), left, right, most, "gone");
-  drawDiagram($("right"), right, left, most, "new");
+  const moved = movedRoles(left, right);
+  drawDiagram($("left"), left, right, most, moved, "gone");
+  drawDiagram($("right"), right, left, most, moved, "new");
   drawChanges(a, b);
   drawTable(a, b);
   $("walk").setAttribute("aria-valuetext", `${a.label} to ${b.label}`);

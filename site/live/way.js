@@ -64,6 +64,7 @@ function makeWay() {
     card.append(chips);
     const canvas = card.querySelector("canvas");
     canvas.onpointermove = event => pointAt(event, s, depths[s] - 1);
+    canvas.onpointerleave = drawPictures;
     cards.push(card);
   });
   const all = parts.reduce((sum, part) => sum + part.count, 0);
