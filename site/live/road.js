@@ -70,7 +70,8 @@ function drawDiagram(element, boxes, others, most, moved, alone) {
   for (const box of boxes) {
     const row = there.get(box.role) || element.appendChild(makeRow(box.role));
     there.delete(box.role);
-    const height = box.kind === "norm" || box.kind === "act" ? 26 : 36, found = fates(box, others, moved, alone);
+    const height = box.kind === "norm" || box.kind === "act" ? 26 : 36;
+    const found = fates(box, others, moved, alone);
     row.className = found.join(" ");
     row.style.height = `${height}px`;
     row.style.transform = `translateY(${y}px)`;
@@ -80,10 +81,8 @@ function drawDiagram(element, boxes, others, most, moved, alone) {
     figure.style.background = box.kind === "add" ? color("quiet") : ROAD.colors[box.kind];
     words.textContent = boxWords(box);
     const marks = found.map(fate => MARKS[fate]).join("");
-    if (marks) words.prepend(Object.assign(document.createElement("em"), {textContent: `${marks} `}));
-    const small = document.createElement("small");
-    small.textContent = boxNumbers(box);
-    if (small.textContent) words.append(small);
+    if (marks) words.prepend(makeElement("em", `${marks} `));
+    if (boxNumbers(box)) words.append(makeElement("small", boxNumbers(box)));
   }
   for (const row of there.values()) {  // boxes that are no more fade away
     row.className = "fading";
@@ -93,6 +92,10 @@ function drawDiagram(element, boxes, others, most, moved, alone) {
   element.style.height = `${y}px`;
   element.setAttribute("aria-label", `A block: ${boxes.map(box =>
     `${boxWords(box)} ${boxNumbers(box)}`).join("; ")}`);
+}
+
+function makeElement(tag, text) {
+  return Object.assign(document.createElement(tag), {textContent: text});
 }
 
 function makeRow(role) {
@@ -113,14 +116,11 @@ function drawChanges(a, b) {
     key => JSON.stringify(a.fields[key]) !== JSON.stringify(b.fields[key]));
   $("changes").innerHTML = keys.length ? "" : "<dd>Nothing: the same step twice.</dd>";
   for (const key of keys) {
-    const name = document.createElement("dt"), change = document.createElement("dd");
-    name.textContent = key.replaceAll("_", " ");
-    change.textContent = `${plain(a.fields[key])} → ${plain(b.fields[key])}`;
-    $("changes").append(name, change);
+    const change = `${plain(a.fields[key])} → ${plain(b.fields[key])}`;
+    $("changes").append(makeElement("dt", key.replaceAll("_", " ")), makeElement("dd", change));
   }
-  const chapter = document.createElement("a");
+  const chapter = makeElement("a", "The chapter");
   chapter.href = `${b.chapter.replace(/^\d+_/, "")}.html`;
-  chapter.textContent = "The chapter";
   $("road-chapter").replaceChildren(chapter, ` that takes the step “${b.label}”.`);
 }
 
@@ -140,8 +140,11 @@ function drawTable(a, b) {
   row("the paper's top-1, ImageNet", step => `${step.paper.top1.toFixed(2)} %`);
   for (const [family, words] of Object.entries(ROAD.families))
     row(`ours, ${words}`, step => spread(step.ours?.[family]));
-  $("road-table").innerHTML = rows.map((cells, at) => `<tr>${cells.map((cell, i) =>
-    at === 0 || i === 0 ? `<th scope="${at ? "row" : "col"}">${cell}</th>` : `<td>${cell}</td>`).join("")}</tr>`).join("");
+  $("road-table").replaceChildren(...rows.map((cells, at) => {
+    const line = document.createElement("tr");
+    line.append(...cells.map((cell, i) => makeElement(at === 0 || i === 0 ? "th" : "td", cell)));
+    return line;
+  }));
 }
 
 function drawRoad() {
@@ -170,7 +173,8 @@ $("walk").oninput = () => {  // each step beside the one that it came from
   $("to").value = step.name;
   drawRoad();
 };
-$("road-note").textContent = "− gone, + new, ↕ moved, ≠ changed; M: million multiply-adds. Ours: small networks and short runs, the mean "
-  + "of the seeds and their standard deviation; read them beside the chapters, not beside the paper.";
+$("road-note").textContent = "− gone, + new, ↕ moved, ≠ changed; M: million multiply-adds. "
+  + "Ours: small networks and short runs, the mean of the seeds and their standard deviation; "
+  + "read them beside the chapters, not beside the paper.";
 $("walk").value = 1;
 $("walk").oninput();
