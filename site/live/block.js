@@ -90,7 +90,7 @@ function chooseStrongest() {
   const order = strongest(state.trace.stages[stage].blocks[block].conv, config.dims[stage]);
   $("channel").replaceChildren(...order.map(k => new Option(k, k)));
   state.open.channel = order[0];
-  if (!state.open.row) {
+  if (state.open.row === null) {
     const middle = Math.floor(state.trace.stages[stage].side / 2);
     Object.assign(state.open, {row: middle, col: middle});
   }
@@ -199,7 +199,8 @@ function drawVectors(trace, weights, c, pixel) {
     : `For channel ${channel}: × ${number(weights.gamma[channel])}.`;
   const length = v => Math.hypot(...v);
   $("sum-said").textContent = "The block only adds to what came in. Over all channels of "
-    + `this pixel, what it adds is ${number(length(scaled) / length(input))} times as long as what came in. `
+    + `this pixel, what it adds is ${number(length(scaled) / length(input))} times as long as what `
+    + "came in. "
     + `Channel ${channel}: ${number(input[channel])} + ${number(scaled[channel])} = `
     + `${number(input[channel] + scaled[channel])}.`;
 }

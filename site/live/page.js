@@ -14,7 +14,8 @@ const state = {
   off: {blocks: [], depthwise: false, layerScale: false},
   patch: null,  // {row, col, side}: the hidden square
   heat: null,  // size * size numbers that are laid over the picture
-  open: {stage: 0, block: 0, channel: 0, row: 0, col: 0},
+  open: {stage: 0, block: 0, channel: 0, row: null, col: null},
+  fresh: false,  // the picture is new: its strongest channel is to be chosen
   filters: null,  // depthwise filters and layer scale of every block
 };
 
@@ -71,24 +72,26 @@ async function show(bitmap) {
   state.seen = seen;
   const {probabilities} = await ask("probe", {seen, off: {}});
   state.whole = probabilities;
-  await run({fresh: true});
+  state.fresh = true;
+  await run();
 }
 
 // One pass at a time; what is asked for meanwhile is asked once, with the newest patch.
 let running = false, again = false;
-async function run({fresh = false} = {}) {
+async function run() {
   if (!state.seen) return;
   if (running) { again = true; return; }
   running = true;
   do {
     again = false;
-    const bitmap = state.bitmap;
+    const {seen} = state;
     const {trace, ms, probabilities} = await ask("run",
-      {seen: state.seen, off: state.off, patch: state.patch});
-    if (state.bitmap !== bitmap) { again = true; continue; }
+      {seen, off: state.off, patch: state.patch});
+    if (state.seen !== seen) { again = true; continue; }  // a new picture has come
     Object.assign(state, {trace, probabilities});
     $("ms").textContent = `One pass took ${ms.toFixed(0)} ms on your machine.`;
-    if (fresh) chooseStrongest();
+    if (state.fresh) chooseStrongest();
+    state.fresh = false;
     drawAll();
   } while (again);
   running = false;
