@@ -129,7 +129,7 @@ function spread(numbers) {
 }
 
 function drawTable(a, b) {
-  const rows = [["", a.label, b.label]];
+  const rows = [["step", a.label, b.label]];
   a.stages.forEach((_, s) => rows.push([`stage ${s + 1}`, ...[a, b].map(step => {
     const {side, channels, blocks} = step.stages[s];
     return `${side} x ${side} x ${channels}, ${blocks} blocks`;
