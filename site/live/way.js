@@ -137,7 +137,7 @@ function fieldWords(unit) {
   const inside = (start, length) => Math.min(size, start + length) - Math.max(0, start);
   const seen = `${inside(row, rows)} x ${inside(col, cols)}`;
   return `Pixel (${unit.row}, ${unit.col}) of stage ${unit.stage + 1} can see ${seen} of the `
-    + `${size} x ${size} pixels; its whole field is ${rows} wide.`;
+    + `${size} x ${size} pixels${rows > size ? `; its field is ${rows} wide` : ""}.`;
 }
 
 makeWay();
