@@ -52,6 +52,20 @@ class Play(widgets.VBox):
         "The HTML that is on the screen."
         return self.view.value
 
+    def shown_at(self, **values) -> str:
+        "The HTML for these values of controls, moved one after the other; then all is as before."
+        page = self.shown
+        before = {name: control.value for name, control in self.controls.items()}
+        try:
+            for name, value in values.items(): self.controls[name].value = value
+            return self.shown
+        finally:
+            for name, control in self.controls.items():
+                control.unobserve(self.update, names="value")
+                control.value = before[name]
+                control.observe(self.update, names="value")
+            self.view.value = page
+
     def _repr_mimebundle_(self, **kwargs):
         # The text/html form is what a page without a kernel (the site, GitHub) shows.
         bundle = super()._repr_mimebundle_(**kwargs) or {}
@@ -64,8 +78,9 @@ def play(
 ) -> Play:
     """A widget that shows `fn(...)` and recomputes it whenever a control moves.
 
-    Code can set `controls[name].value` and read the HTML on the screen as `shown`. An error in
-    `fn` is raised to whoever moved the control. ValueError for what cannot become a control.
+    Code can set `controls[name].value` and read the HTML on the screen as `shown`; tests ask
+    `shown_at(...)`, which puts the controls back. An error in `fn` is raised to whoever moved the
+    control. ValueError for what cannot become a control.
     """
     made = {}
     for name, spec in controls.items():
@@ -93,6 +108,8 @@ class Html(str):
 # %% ../nbs/610_explore.ipynb #f1abd670
 _TURN = ("for (const [i, p] of [...this.parentElement.querySelectorAll('.page')].entries())"
          " p.hidden = i != this.value")  # shows the page that the slider points at
+_KEEP = ("if (/^(Arrow|Page|Home|End)/.test(event.key))"
+         " event.stopPropagation()")  # else JupyterLab takes these keys, and leaves the cell
 
 def flipbook(
     fn: Callable,  # called with one keyword argument; its result is a page
@@ -101,7 +118,8 @@ def flipbook(
 ) -> Html:
     """All results of `fn` as one piece of HTML with a slider; it needs no kernel.
 
-    Works in JupyterLab (in a trusted notebook) and on the site. Keep it under a dozen pages.
+    Works on the site, and in JupyterLab in a trusted notebook (`make lab` trusts those of the
+    project). The slider takes arrow keys. Keep it under a dozen pages.
     ValueError unless there is exactly one argument.
     """
     if len(choice) != 1:
@@ -116,7 +134,7 @@ def flipbook(
         content = to_html(fn(**{name: value}))
         pages.append(f'<div class="page"{hidden}>{heading}<br>{content}</div>')
     slider = (f'<input type="range" min="0" max="{len(pages) - 1}" value="{start}" '
-              f'aria-label="{html_lib.escape(name)}" oninput="{_TURN}">')
+              f'aria-label="{html_lib.escape(name)}" oninput="{_TURN}" onkeydown="{_KEEP}">')
     return Html(f'<div class="flipbook">{slider}{"".join(pages)}</div>')
 
 # %% ../nbs/610_explore.ipynb #9e6a55b6

@@ -120,7 +120,7 @@ CHECKS = {
     "README.md in step with nbs/index.ipynb": lambda: succeeds(
         sys.executable, "tools/readme.py", "--check"),
     "notebooks": notebooks,
-    "pytest": pytest,
+    "pytest": lambda: pytest("-n", str(WORKERS), "--dist", "loadfile"),
     "docs": lambda: succeeds(sys.executable, "tools/docs.py"),
     "package without the dev extra": lambda: succeeds(sys.executable, "tools/plain_install.py"),
 }

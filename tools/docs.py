@@ -9,6 +9,7 @@ from pathlib import Path
 from shutil import rmtree
 from urllib.parse import unquote, urlsplit
 
+import live
 import nbformat
 import yaml
 from nbdev.config import get_config
@@ -53,6 +54,7 @@ def markdown(text: str, meant: dict[str, str]) -> str:
 
     site = "{doc_host}{doc_baseurl}/".format(**get_config().d)
     text = re.sub(rf"\[`([^`]+)`\]\({re.escape(site)}\w+\.html#[^)]+\)", symbol, text)
+    text = re.sub(r"\[([^]]+)\]\(\.\./site/live\)", r'<a href="live.html">\1</a>', text)
     text = re.sub(r"\]\((\w+\.ipynb)", lambda m: f"]({page(m[1])}.ipynb", text)
     text = re.sub(r"^:::\s*\{\.callout-(\w+)[^}]*\}", r":::{\1}", text, flags=re.M)
     return text
@@ -200,6 +202,7 @@ def main() -> int:
     site = PROC / "html"  # inside _proc, where myst-nb may leave its jupyter_execute/
     code = sphinx(["-q", "-W", "-n", "--keep-going", "-c", str(ROOT / "tools" / "sphinx"),
                    "-d", str(PROC / ".doctrees"), str(PROC), str(site)])
+    live.build(site)
     broken = [] if code else broken_links(site) + wrong_names(site)
     for line in broken:
         print(f"broken link: {line}")
