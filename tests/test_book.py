@@ -106,12 +106,12 @@ def test_slides(tmp_path):
              shown, hidden, folded, new_markdown_cell("See [it](b.ipynb).\n\n### Next part")]
     nbformat.write(new_notebook(cells=cells), tmp_path / "a.ipynb")
     page = slides.build([dict(chapter="a.ipynb", section="Part")], tmp_path)
-    assert page.count("<section>") == 2 and "drawn" in page and "picture" not in page
+    assert page.count("<section") == 2 and "drawn" in page and "picture" not in page
     assert "secret" not in page and "Next part" not in page and "Question" not in page
     assert "b.ipynb" not in page and "See it." in page
     assert not re.search(r"""<(script|link|img)[^>]*(src|href)=["']?(https?:)?//""", page)
     page = slides.build([dict(chapter="a.ipynb", section="", most=1)], tmp_path)
-    assert page.count("<section>") == 1 and "Question" in page
+    assert page.count("<section") == 1 and "Question" in page
 
 
 @pytest.mark.parametrize("entry, said", [
