@@ -305,7 +305,7 @@ def test_the_headline_compares_networks_of_equal_cost():
     nets = [cost.on_meta(models.create, name, 200, **args)
             for name, args in headline.NETWORKS.items()]
     gmacs = [cost.count(net, 64).gmacs for net in nets]
-    assert max(gmacs) < 1.15 * min(gmacs) and gmacs[2] == pytest.approx(1.45, abs=0.005)
+    assert max(gmacs) < 1.15 * min(gmacs) and gmacs[2] == pytest.approx(1.43, abs=0.005)
     cost.count(nets[2], 48)  # images may grow
 
 
