@@ -43,7 +43,8 @@ class _Pretend(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if torch.is_inference_mode_enabled():  # composed operations arrive whole
+        if torch.is_inference_mode_enabled() and func.namespace == "aten":
+            # composed operations arrive whole
             with self: out = func.decompose(*args, **kwargs)
             if out is not NotImplemented: return out
         tensors = [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
