@@ -1,5 +1,8 @@
 """The chapters as a book: their parts, their sizes, their spelling, their exercises."""
 
+import ast
+import re
+
 import book
 import nbformat
 import pytest
@@ -74,7 +77,70 @@ def test_prose_and_pictures_are_counted(chapter):
 
 
 def test_misspelled_words_are_seen(chapter, monkeypatch):
-    path = chapter(new_markdown_cell("We recieve it, by a kernel."))
+    typo = "rec" + "ieve"
+    path = chapter(new_markdown_cell(f"We {typo} it, by a kernel."))
     monkeypatch.setattr(book, "CHAPTERS", [path])
     line, = {line for line in book.misspelled() if path.stem in line}
-    assert "recieve ==> receive" in line
+    assert f"{typo} ==> receive" in line
+
+
+# exercises: each has a name that the text says, an answer that is checked, and hints
+
+NO_EXERCISES = {"430_cli"}  # this set may only shrink
+NOT_MARKED = {"320_final"}  # its exercises are trainings of one's own
+marked = pytest.mark.parametrize(
+    "path", [path for path in book.CHAPTERS if path.stem not in NO_EXERCISES | NOT_MARKED],
+    ids=lambda path: path.stem)
+
+
+def exercises(path):
+    "The text of the exercises, and the cells after it."
+    cells = nbformat.read(path, 4).cells
+    start = next(i for i, cell in enumerate(cells) if "## Exercises\n" in cell.source)
+    return cells[start].source.split("## Exercises\n")[1], cells[start + 1:]
+
+
+def checker_of(cells):
+    "The names of the exercises that are checked, and the hints to each."
+    for cell in cells:
+        if "checker(" not in cell.source: continue
+        call = next(node for node in ast.walk(ast.parse(cell.source)) if isinstance(node, ast.Call)
+                    and getattr(node.func, "id", "") == "checker")
+        hints = {word.arg: word.value for word in call.keywords}.get("hints")
+        names = [key.value for key in call.args[0].keys]
+        return names, ast.literal_eval(hints) if hints else {}
+    return [], {}
+
+
+def words(code):
+    "The strings and the names of keyword arguments in a cell."
+    nodes = list(ast.walk(ast.parse(code)))
+    return ({node.value for node in nodes if isinstance(node, ast.Constant)}
+            | {node.arg for node in nodes if isinstance(node, ast.keyword)})
+
+
+def test_each_chapter_has_exercises():
+    for path in book.CHAPTERS:
+        if path.stem in NO_EXERCISES:
+            assert "exercises" in book.missing(path), "they have come: empty NO_EXERCISES"
+            continue
+        numbers = re.findall(r"^(\d)\. ", exercises(path)[0], re.M)
+        assert 3 <= len(numbers) <= 5 and numbers == list("12345")[:len(numbers)], path.stem
+
+
+@marked
+def test_exercises_are_named_and_checked_both_ways(path):
+    text, cells = exercises(path)
+    names, hints = checker_of(cells)
+    told = [name.rstrip(".") for name in re.findall(r"\*\*(.+?)\*\*", text)]
+    assert set(names) <= set(told), "the text has to say the names"
+    code = [cell for cell in cells if cell.cell_type == "code"]
+    right = [cell for cell in code if "Yes" in cell.source]
+    for name in names:
+        assert any(name in words(cell.source) for cell in right), f"no right answer to {name!r}"
+    assert all("#| code-fold: true" in cell.source for cell in right), "solutions are folded"
+    guesses = [cell for cell in code if "check(" in cell.source and cell not in right
+               and "code-fold" not in cell.source]
+    assert any("Not yet: " in str(cell.outputs) for cell in guesses), "no wrong answer is shown"
+    if path.stem < "3":
+        assert set(hints) == set(names) and all(hints.values())
