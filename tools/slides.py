@@ -104,7 +104,9 @@ def build(plan: list[dict], folder: Path = NBS) -> str:
                              "see its headings, and correct the plan")
         title = html.escape(heading(nb.cells[0]))
         for group in slides(cells)[:entry.get("most")]:
-            pages.append(f"<section>{render(group, exporter)}<footer>{title}</footer></section>")
+            body = render(group, exporter)
+            footer = f"<footer>{title}, {len(pages) + 1}</footer>"
+            pages.append(f'<section id="{len(pages) + 1}">{body}{footer}</section>')
     style = STYLE + HtmlFormatter(style="friendly").get_style_defs(".highlight")
     return (f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Slides</title>'
             f"<style>{style}</style><body>{''.join(pages)}</body></html>")
@@ -114,7 +116,7 @@ def main(plan: str = str(NBS / "slides.json"), target: str = str(ROOT / "out" / 
     page = build(json.loads(Path(plan).read_text(encoding="utf-8")))
     Path(target).parent.mkdir(parents=True, exist_ok=True)
     Path(target).write_text(page, encoding="utf-8")
-    print(f"{page.count('<section>')} slides: open {target}")
+    print(f"{page.count('<section')} slides: open {target}")
 
 
 if __name__ == "__main__":
