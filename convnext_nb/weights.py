@@ -357,6 +357,7 @@ def _file_in(folder):
     raise ValueError(f"{folder} holds no model.safetensors and no pytorch_model.bin; give one "
                      f"file: there are {_listed(there)}")
 
+# %% ../nbs/210_weights.ipynb #e5654677
 def _read_shards(index):
     "All tensors of a network in several files; the index says which file has which."
     try: names = set(json.loads(index.read_text())["weight_map"].values())
