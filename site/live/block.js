@@ -11,15 +11,18 @@ function makeStrip() {
   $("strip").innerHTML = `
   <div class="card wide"><h3>1. Depthwise ${square} <span id="cost-conv"></span></h3>
     <div class="maps">${map("map-input", "this channel, coming in")}
-      <figure><canvas id="filter" role="img"></canvas><figcaption>× its filter</figcaption></figure>
+      <figure><canvas id="filter" role="img"></canvas>
+        <figcaption>× its filter</figcaption></figure>
       ${map("map-conv", "= going out")}</div>
     <p class="terms" id="terms"></p>
     <p>Each channel has a filter of its own and sees only its own map. The window moves over the
-    map; in every place ${kernel ** 2} products are added up. Only here do pixels meet neighbors.</p>
+    map; in every place ${kernel ** 2} products are added up. Only here do pixels meet
+    neighbors.</p>
     <div class="buttons"><button id="slide">Slide the window</button>
       <span class="hint">below zero<span class="legend" id="legend"></span>above</span></div></div>
   <div class="card"><h3>2. Layer norm <span id="shape-norm"></span></h3>
-    ${bars("bars-conv", "before: all channels of this pixel, and their mean")}${bars("bars-norm", "after")}
+    ${bars("bars-conv", "before: all channels of this pixel, and their mean")}
+    ${bars("bars-norm", "after")}
     <p id="norm-said"></p></div>
   <div class="card"><h3>3. Linear <span id="shape-widen"></span></h3>
     ${bars("bars-wide", "the hidden units of this pixel")}
@@ -33,7 +36,8 @@ function makeStrip() {
     ${bars("bars-scaled", "times a learned number each")}
     <p id="scale-said"></p></div>
   <div class="card wide"><h3>7. Plus the input <span>the residual connection</span></h3>
-    <div class="maps">${map("map-before", "what came in")}${map("map-scaled", "+ what the block adds")}
+    <div class="maps">${map("map-before", "what came in")}
+      ${map("map-scaled", "+ what the block adds")}
       ${map("map-output", "= what goes on")}</div>
     <p id="sum-said"></p></div>`;
   for (const canvas of $("strip").querySelectorAll("canvas[tabindex]")) followPixel(canvas);
@@ -45,7 +49,8 @@ function followPixel(canvas) {
     if (!state.trace) return;
     const {left, top, width} = canvas.getBoundingClientRect();
     const cell = width / state.trace.stages[state.open.stage].side;
-    choosePixel(Math.floor((event.clientY - top) / cell), Math.floor((event.clientX - left) / cell));
+    const row = Math.floor((event.clientY - top) / cell);
+    choosePixel(row, Math.floor((event.clientX - left) / cell));
   };
   canvas.onpointermove = event => { if (!sliding) at(event); };
   canvas.onpointerdown = at;
@@ -55,7 +60,7 @@ function followPixel(canvas) {
     event.preventDefault();
     choosePixel(state.open.row + moves[event.key][0], state.open.col + moves[event.key][1]);
     const {row, col} = state.open;
-    $("said").textContent = `Row ${row}, column ${col}: ${canvas.dataset.value}`;
+    say(`Row ${row}, column ${col}: ${canvas.dataset.value}`);
   };
 }
 
@@ -85,7 +90,7 @@ function chooseStrongest() {
   const order = strongest(state.trace.stages[stage].blocks[block].conv, config.dims[stage]);
   $("channel").replaceChildren(...order.map(k => new Option(k, k)));
   state.open.channel = order[0];
-  if (!state.open.row) {
+  if (state.open.row === null) {
     const middle = Math.floor(state.trace.stages[stage].side / 2);
     Object.assign(state.open, {row: middle, col: middle});
   }
@@ -123,15 +128,17 @@ function drawBlock() {
   $("channel").value = channel;
   $("block-title").textContent = `Stage ${stage + 1}, block ${block + 1}`;
   $("block-said").textContent = `${side} x ${side} pixels, ${c} channels, `
-    + `${millions(multiplyAdds(config)[stage + 1].each)} multiply-adds. Chosen: channel ${channel}, `
-    + `pixel (${row}, ${col}). ${isOff ? "This block is switched off: its input goes on as it is." : ""}`;
+    + `${millions(multiplyAdds(config)[stage + 1].each)} multiply-adds. Shown: channel ${channel}. `
+    + fieldWords(state.open)
+    + (isOff ? " This block is switched off: its input goes on as it is." : "");
   $("cost-conv").textContent = `${kernel ** 2} weights a channel`;
   $("shape-norm").textContent = `${c} numbers`;
   $("shape-widen").textContent = `${c} → ${4 * c}`;
   $("shape-narrow").textContent = `${4 * c} → ${c}`;
 
-  const one = {row, col, rows: 1, cols: 1, color: color("mark")}, reach = (kernel - 1) / 2;
-  const window = {row: row - reach, col: col - reach, rows: kernel, cols: kernel, color: color("mark")};
+  const mark = color("mark"), reach = (kernel - 1) / 2;
+  const one = {row, col, rows: 1, cols: 1, color: mark};
+  const window = {row: row - reach, col: col - reach, rows: kernel, cols: kernel, color: mark};
   const map = (id, values, name, options) => {
     const numbers = channelOf(values, c, channel);
     drawMap($(id), numbers, options);
@@ -141,7 +148,8 @@ function drawBlock() {
   };
   const top = largest(channelOf(trace.output, c, channel));
   map("map-input", trace.input, "Input", {frames: [state.off.depthwise ? one : window]});
-  map("map-conv", trace.conv, "After the convolution", {frames: [one], until: sliding && pixel});
+  const until = sliding && pixel;
+  map("map-conv", trace.conv, "After the convolution", {frames: [one], until});
   map("map-before", trace.input, "Input", {top, frames: [one]});
   map("map-scaled", trace.scaled, "What the block adds", {top, frames: [one]});
   map("map-output", trace.output, "Output", {top, frames: [one]});
@@ -149,7 +157,8 @@ function drawBlock() {
     v => css(signed(v))).join(", ")})`;
   const taps = Float32Array.from({length: kernel ** 2}, (_, a) => weights.conv[a * c + channel]);
   drawMap($("filter"), taps);
-  $("filter").setAttribute("aria-label", `The filter of channel ${channel}: ${[...taps].map(number).join(", ")}`);
+  $("filter").setAttribute("aria-label",
+    `The filter of channel ${channel}: ${[...taps].map(number).join(", ")}`);
   drawSum(trace, weights, side);
   drawVectors(trace, weights, c, pixel);
 }
@@ -164,7 +173,8 @@ function drawVectors(trace, weights, c, pixel) {
   const deviation = Math.sqrt(conv.reduce((a, b) => a + (b - mean) ** 2, 0) / c);
   const bars = (id, values, name, options) => {
     drawBars($(id), values, {mark: channel, ...options});
-    $(id).setAttribute("aria-label", `${name}: ${values.length} bars, up to ${number(largest(values))}`);
+    $(id).setAttribute("aria-label",
+      `${name}: ${values.length} bars, up to ${number(largest(values))}`);
   };
   bars("bars-conv", conv, "Before layer norm", {lines: [mean]});
   bars("bars-norm", norm, "After layer norm");
@@ -176,9 +186,11 @@ function drawVectors(trace, weights, c, pixel) {
     + "pixel. Here channels meet; pixels do not.";
   drawCurve($("curve"), gelu, wide);
   const on = wide.filter(v => v > 0).length;
-  $("curve").setAttribute("aria-label", `The curve of GELU with ${wide.length} dots, ${on} of them above zero`);
-  $("gelu-said").textContent = `The only bend in the block. ${on} of ${4 * c} units are above zero `
-    + `and pass; the others are pressed to almost nothing. The largest comes out at ${number(Math.max(...active))}.`;
+  $("curve").setAttribute("aria-label",
+    `The curve of GELU with ${wide.length} dots, ${on} of them above zero`);
+  $("gelu-said").textContent = `The only bend in the block. ${on} of ${4 * c} units are above `
+    + "zero and pass; the others are pressed to almost nothing. The largest comes out at "
+    + `${number(Math.max(...active))}.`;
   const top = Math.max(largest(narrow), largest(scaled));
   bars("bars-narrow", narrow, "After the second linear layer", {top, height: 56});
   bars("bars-scaled", scaled, "After layer scale", {top, height: 56});
@@ -186,8 +198,9 @@ function drawVectors(trace, weights, c, pixel) {
     : state.off.layerScale ? "Switched off: the numbers pass as they are."
     : `For channel ${channel}: × ${number(weights.gamma[channel])}.`;
   const length = v => Math.hypot(...v);
-  $("sum-said").textContent = `The block only adds to what came in. Over all channels of this pixel, `
-    + `what it adds is ${number(length(scaled) / length(input))} times as long as what came in. `
+  $("sum-said").textContent = "The block only adds to what came in. Over all channels of "
+    + `this pixel, what it adds is ${number(length(scaled) / length(input))} times as long as what `
+    + "came in. "
     + `Channel ${channel}: ${number(input[channel])} + ${number(scaled[channel])} = `
     + `${number(input[channel] + scaled[channel])}.`;
 }

@@ -105,7 +105,8 @@ function drawPixels(canvas, bytes, side) {
 }
 
 // A bar for every number, up or down from zero. `mark` is lit; `lines` are drawn across.
-function drawBars(canvas, values, {top = largest(values), mark = -1, lines = [], height = 74} = {}) {
+function drawBars(canvas, values,
+                  {top = largest(values), mark = -1, lines = [], height = 74} = {}) {
   const width = 240, middle = height / 2, step = width / values.length;
   const pen = sharp(canvas, width, height);
   pen.fillStyle = color("faint");
@@ -131,7 +132,8 @@ function drawBars(canvas, values, {top = largest(values), mark = -1, lines = [],
 
 // The curve of an activation between -4 and 4, and a dot on it for every number that went in.
 function drawCurve(canvas, fn, dots) {
-  const width = 240, height = 110, x = v => (v + 4) / 8 * width, y = v => height - 14 - v / 4.4 * 90;
+  const width = 240, height = 110;
+  const x = v => (v + 4) / 8 * width, y = v => height - 14 - v / 4.4 * 90;
   const pen = sharp(canvas, width, height);
   pen.fillStyle = color("faint");
   pen.fillRect(0, y(0), width, 1);

@@ -3,7 +3,7 @@
 // tools/live.py writes from the networks themselves, the paper's table and our runs.
 
 const walk = ROAD.steps, byName = Object.fromEntries(walk.map(step => [step.name, step]));
-const MARKS = {new: "+", moved: "↕", changed: "≠"};
+const MARKS = {gone: "−", new: "+", moved: "↕", changed: "≠"};
 
 // The boxes of one block. A box is known by its role, such as "norm after around", so that the same
 // box can be found in another block, and glides to its new place.
@@ -13,25 +13,29 @@ function boxesOf(step) {
 
 function sameBox(a, b) { return a.label === b.label && a.in === b.in && a.out === b.out; }
 
-// What became of a box, seen from another block: new, moved, changed or nothing.
-function fate(box, others, order) {
+// What became of a box on the way to another block, or since: `alone` if it has no partner there.
+function fates(box, others, moved, alone) {
   const other = others.find(one => one.role === box.role);
-  if (!other) return "new";
-  if (order.has(box.role)) return "moved";
-  return sameBox(box, other) ? "" : "changed";
+  if (!other) return [alone];
+  const found = [];
+  if (moved.has(box.role)) found.push("moved");
+  if (!sameBox(box, other)) found.push("changed");
+  return found;
 }
 
-// The roles that stand in another order in the two blocks: all but a longest common sequence.
+// The roles that stand in another order in the two blocks: all but a longest sequence that both
+// have. Of two such sequences, the one without the convolution that looks around is taken: on this
+// road it is the one that climbs.
 function movedRoles(a, b) {
   const left = a.map(box => box.role).filter(role => b.some(box => box.role === role));
   const right = b.map(box => box.role).filter(role => left.includes(role));
+  const worth = chain => chain.length + (chain.includes("around") ? 0 : 0.5);
   let best = [];
-  const follow = (chain, from, l) => {
-    if (chain.length > best.length) best = chain;
-    for (let i = l; i < left.length; i++) {
+  const follow = (chain, from, next) => {
+    if (worth(chain) > worth(best)) best = chain;
+    for (let i = next; i < left.length; i++) {
       const at = right.indexOf(left[i]);
-      if (at >= from && chain.length + left.length - i > best.length)
-        follow([...chain, left[i]], at + 1, i + 1);
+      if (at >= from) follow([...chain, left[i]], at + 1, i + 1);
     }
   };
   follow([], 0, 0);
@@ -53,21 +57,22 @@ function boxWords(box) {
 }
 
 function boxNumbers(box) {
-  const cost = box.macs ? `${millions(box.macs)} multiply-adds` : "";
-  if (!box.in) return cost;
-  return `${box.in === box.out ? `${box.in} channels` : `${box.in} → ${box.out}`}, ${cost}`;
+  if (!box.in) return "";
+  const channels = box.in === box.out ? `${box.in} channels` : `${box.in} → ${box.out}`;
+  return `${channels}, ${(box.macs / 1e6).toFixed(1)} M`;
 }
 
 // Draws a block into `element`, moving the boxes that are there already.
-function drawDiagram(element, boxes, others, most) {
-  const there = new Map([...element.children].map(child => [child.dataset.role, child]));
-  const moved = movedRoles(boxes, others);
+function drawDiagram(element, boxes, others, most, moved, alone) {
+  const still = [...element.children].filter(child => child.dataset.role);
+  const there = new Map(still.map(child => [child.dataset.role, child]));
   let y = 0;
   for (const box of boxes) {
     const row = there.get(box.role) || element.appendChild(makeRow(box.role));
     there.delete(box.role);
-    const height = box.kind === "norm" || box.kind === "act" ? 26 : 36, mark = fate(box, others, moved);
-    row.className = mark;
+    const height = box.kind === "norm" || box.kind === "act" ? 26 : 36;
+    const found = fates(box, others, moved, alone);
+    row.className = found.join(" ");
     row.style.height = `${height}px`;
     row.style.transform = `translateY(${y}px)`;
     y += height;
@@ -75,18 +80,22 @@ function drawDiagram(element, boxes, others, most) {
     figure.style.clipPath = outline(box, most);
     figure.style.background = box.kind === "add" ? color("quiet") : ROAD.colors[box.kind];
     words.textContent = boxWords(box);
-    if (mark) words.prepend(Object.assign(document.createElement("em"), {textContent: `${MARKS[mark]} `}));
-    const small = document.createElement("small");
-    small.textContent = boxNumbers(box);
-    if (small.textContent) words.append(small);
+    const marks = found.map(fate => MARKS[fate]).join("");
+    if (marks) words.prepend(makeElement("em", `${marks} `));
+    if (boxNumbers(box)) words.append(makeElement("small", boxNumbers(box)));
   }
-  for (const row of there.values()) {
-    row.className = "gone";
-    setTimeout(() => { if (row.className === "gone") row.remove(); }, 400);
+  for (const row of there.values()) {  // boxes that are no more fade away
+    row.className = "fading";
+    delete row.dataset.role;
+    setTimeout(() => row.remove(), 400);
   }
   element.style.height = `${y}px`;
   element.setAttribute("aria-label", `A block: ${boxes.map(box =>
     `${boxWords(box)} ${boxNumbers(box)}`).join("; ")}`);
+}
+
+function makeElement(tag, text) {
+  return Object.assign(document.createElement(tag), {textContent: text});
 }
 
 function makeRow(role) {
@@ -107,23 +116,20 @@ function drawChanges(a, b) {
     key => JSON.stringify(a.fields[key]) !== JSON.stringify(b.fields[key]));
   $("changes").innerHTML = keys.length ? "" : "<dd>Nothing: the same step twice.</dd>";
   for (const key of keys) {
-    const name = document.createElement("dt"), change = document.createElement("dd");
-    name.textContent = key.replaceAll("_", " ");
-    change.textContent = `${plain(a.fields[key])} → ${plain(b.fields[key])}`;
-    $("changes").append(name, change);
+    const change = `${plain(a.fields[key])} → ${plain(b.fields[key])}`;
+    $("changes").append(makeElement("dt", key.replaceAll("_", " ")), makeElement("dd", change));
   }
-  const chapter = document.createElement("a");
+  const chapter = makeElement("a", "The chapter");
   chapter.href = `${b.chapter.replace(/^\d+_/, "")}.html`;
-  chapter.textContent = "The chapter";
   $("road-chapter").replaceChildren(chapter, ` that takes the step “${b.label}”.`);
 }
 
 function spread(numbers) {
-  return numbers ? `${numbers.mean.toFixed(1)} ± ${numbers.std.toFixed(1)}` : "–";
+  return numbers ? `${numbers.mean.toFixed(1)} ± ${numbers.std.toFixed(1)} %` : "–";
 }
 
 function drawTable(a, b) {
-  const rows = [["", a.label, b.label]];
+  const rows = [["step", a.label, b.label]];
   a.stages.forEach((_, s) => rows.push([`stage ${s + 1}`, ...[a, b].map(step => {
     const {side, channels, blocks} = step.stages[s];
     return `${side} x ${side} x ${channels}, ${blocks} blocks`;
@@ -134,8 +140,11 @@ function drawTable(a, b) {
   row("the paper's top-1, ImageNet", step => `${step.paper.top1.toFixed(2)} %`);
   for (const [family, words] of Object.entries(ROAD.families))
     row(`ours, ${words}`, step => spread(step.ours?.[family]));
-  $("road-table").innerHTML = rows.map((cells, at) => `<tr>${cells.map((cell, i) =>
-    at === 0 || i === 0 ? `<th scope="${at ? "row" : "col"}">${cell}</th>` : `<td>${cell}</td>`).join("")}</tr>`).join("");
+  $("road-table").replaceChildren(...rows.map((cells, at) => {
+    const line = document.createElement("tr");
+    line.append(...cells.map((cell, i) => makeElement(at === 0 || i === 0 ? "th" : "td", cell)));
+    return line;
+  }));
 }
 
 function drawRoad() {
@@ -144,8 +153,9 @@ function drawRoad() {
   const most = Math.max(...[...left, ...right].flatMap(box => [box.in ?? 0, box.channels]));
   $("left-title").textContent = a.label;
   $("right-title").textContent = b.label;
-  drawDiagram($("left"), left, right, most);
-  drawDiagram($("right"), right, left, most);
+  const moved = movedRoles(left, right);
+  drawDiagram($("left"), left, right, most, moved, "gone");
+  drawDiagram($("right"), right, left, most, moved, "new");
   drawChanges(a, b);
   drawTable(a, b);
   $("walk").setAttribute("aria-valuetext", `${a.label} to ${b.label}`);
@@ -163,7 +173,8 @@ $("walk").oninput = () => {  // each step beside the one that it came from
   $("to").value = step.name;
   drawRoad();
 };
-$("road-note").textContent = "+ new, ↕ moved, ≠ changed. Ours: small networks and short runs, the mean "
-  + "of the seeds and their standard deviation; read them beside the chapters, not beside the paper.";
+$("road-note").textContent = "− gone, + new, ↕ moved, ≠ changed; M: million multiply-adds. "
+  + "Ours: small networks and short runs, the mean of the seeds and their standard deviation; "
+  + "read them beside the chapters, not beside the paper.";
 $("walk").value = 1;
 $("walk").oninput();
