@@ -9,9 +9,10 @@ from html.parser import HTMLParser
 from importlib import import_module
 from inspect import getdoc, signature
 from pathlib import Path
-from shutil import copytree, rmtree
+from shutil import rmtree
 from urllib.parse import unquote, urlsplit
 
+import live
 import nbformat
 import yaml
 from bs4 import BeautifulSoup
@@ -20,6 +21,8 @@ from nbdev.serve import proc_nbs
 from nbformat.v4 import new_markdown_cell
 from sphinx.cmd.build import main as sphinx
 from symbols import meanings, symbols
+
+from convnext_nb import draw
 
 ROOT = Path(__file__).resolve().parent.parent
 NBS, PROC, DOCS = ROOT / "nbs", ROOT / "_proc", ROOT / "_docs"
@@ -59,6 +62,7 @@ def markdown(text: str, meant: dict[str, str]) -> str:
 
     site = "{doc_host}{doc_baseurl}/".format(**get_config().d)
     text = re.sub(rf"\[`([^`]+)`\]\({re.escape(site)}\w+\.html#[^)]+\)", symbol, text)
+    text = re.sub(r"\[([^]]+)\]\(\.\./site/live\)", r'<a href="live.html">\1</a>', text)
     text = re.sub(r"\]\((\w+\.ipynb)", lambda m: f"]({page(m[1])}.ipynb", text)
     text = re.sub(r"^:::\s*\{\.callout-(\w+)[^}]*\}", r":::{\1}", text, flags=re.M)
     return text
@@ -330,17 +334,17 @@ def homes(chapters: list[str]) -> dict[str, str]:
 
 def front() -> str:
     "What the site's front page has and README does not: the moving block and three doors."
-    play = next((p for p in ("live.html", "live/index.html") if (ROOT / "site" / p).exists()),
-                "explore.html")
     doors = [("cost.html", "Walk", "Sixteen networks from ResNet-50 to ConvNeXt, one change at a "
               "time: see it, run it, check it against the paper."),
-             (play, "Play", "Push and pull: sliders on most pages move right here, without "
-              "installing anything."),
+             ("live.html", "Play", "A real ConvNeXt runs right in this browser, on your own "
+              "picture. Open it layer by layer; nothing to install."),
              ("#as-a-library", "Use the library", "The networks, their published weights, training "
               "and fine-tuning, in a package that you install with pip.")]
     cards = "".join(f'<a href="{target}"><b>{html.escape(title)}</b>{html.escape(text)}</a>'
                     for target, title, text in doors)
-    return f'<nav class="doors" aria-label="Three ways in">{cards}</nav>'
+    moving = f'<div class="front-morph">{draw.morph()._repr_html_()}</div>'
+    nav = f'<nav class="doors" aria-label="Three ways in">{cards}</nav>'
+    return f"```{{raw}} html\n{moving}\n{nav}\n```"
 
 
 def main() -> int:
@@ -361,10 +365,9 @@ def main() -> int:
     site = PROC / "html"  # inside _proc, where myst-nb may leave its jupyter_execute/
     code = sphinx(["-q", "-W", "-n", "--keep-going", "-c", str(ROOT / "tools" / "sphinx"),
                    "-d", str(PROC / ".doctrees"), str(PROC), str(site)])
-    if not code:
-        for path in site.glob("*.html"):
-            path.write_text(align_numbers(path.read_text(encoding="utf-8")), encoding="utf-8")
-        if (ROOT / "site").is_dir(): copytree(ROOT / "site", site, dirs_exist_ok=True)
+    for path in site.glob("*.html"):
+        path.write_text(align_numbers(path.read_text(encoding="utf-8")), encoding="utf-8")
+    live.build(site)
     broken = [] if code else broken_links(site) + wrong_names(site)
     for line in broken:
         print(f"broken link: {line}")
