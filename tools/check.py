@@ -120,8 +120,8 @@ CHECKS = {
     "README.md in step with nbs/index.ipynb": lambda: succeeds(
         sys.executable, "tools/readme.py", "--check"),
     "notebooks": notebooks,
-    "pytest": pytest,
     "docs": lambda: succeeds(sys.executable, "tools/docs.py"),
+    "pytest": pytest,
     "package without the dev extra": lambda: succeeds(sys.executable, "tools/plain_install.py"),
 }
 

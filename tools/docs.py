@@ -137,6 +137,9 @@ def code_cell(cell, name: str, meant: dict[str, str], heading="", after_exercise
     cell.metadata.mystnb = {"code_prompt_show": f"Show the {what}",
                             "code_prompt_hide": f"Hide the {what}",
                             "image": {"alt": options.get("fig-alt") or alt_text(cell, heading)}}
+    for output in cell.outputs:  # a figure of twice as many pixels says how wide it is
+        width = output.get("metadata", {}).get("image/png", {}).get("width")
+        if width: cell.metadata.mystnb["image"]["width"] = f"{width}px"
     for i, output in enumerate(cell.outputs):
         data = output.get("data", {})
         if WIDGET in data or re.match(r"\w*(Box|interactive)\(", data.get("text/plain", "")):
