@@ -32,7 +32,7 @@ from torchvision.transforms import v2
 from tqdm import tqdm
 
 from . import archive, clock, cost, data, models, peers, runs, train
-from .cli import command, load_data, plain_errors
+from .cli import command, load_data
 from .peers import largest_gap, networks
 
 # %% ../nbs/540_bench.ipynb #86aad62a
@@ -370,10 +370,9 @@ def cnx_bench(
     json: bool = False,  # print one JSON object
 ):
     "Time this library on this machine, beside what is usual. Medians of rounds in turn."
-    with plain_errors():
-        if compile: train.check_compiler()
-        todo = BENCHMARKS if what == "all" else (what,)
-        found = {name: run_benchmark(name, data, repeats, compile) for name in todo}
+    if compile: train.check_compiler()
+    todo = BENCHMARKS if what == "all" else (what,)
+    found = {name: run_benchmark(name, data, repeats, compile) for name in todo}
     if json:
         print(json_lib.dumps({"machine": runs.machine(), **found}, indent=1))
         return

@@ -111,7 +111,8 @@ def flipbook(
 ) -> Html:
     """All results of `fn` as one piece of HTML with a slider; it needs no kernel.
 
-    Works in JupyterLab (in a trusted notebook) and on the site. Keep it under a dozen pages.
+    Works on the site, and in JupyterLab in a trusted notebook (`make lab` trusts those of the
+    project). The slider takes arrow keys. Keep it under a dozen pages.
     ValueError unless there is exactly one argument.
     """
     if len(choice) != 1:
@@ -165,6 +166,19 @@ class Play(widgets.VBox):
         "The HTML that is on the screen."
         return self.view.value
 
+    def shown_at(self, **values) -> str:
+        "The HTML for these values of controls, moved one after the other; then all is as before."
+        page, before = self.shown, self.values
+        try:
+            for name, value in values.items(): self.controls[name].value = value
+            return self.shown
+        finally:
+            for name, control in self.controls.items():
+                control.unobserve(self.update, names="value")
+                control.value = before[name]
+                control.observe(self.update, names="value")
+            self.view.value = page
+
     def without_kernel(self) -> str:
         "A flipbook over the first control, and over further ones while it stays small."
         taken, pages = {}, [self.shown]
@@ -203,8 +217,9 @@ def play(
 ) -> Play:
     """A widget that shows `fn(...)` and recomputes it whenever a control moves.
 
-    Code can set `controls[name].value` and read the HTML on the screen as `shown`. An error in
-    `fn` is raised to whoever moved the control. ValueError for what cannot become a control.
+    Code can set `controls[name].value` and read the HTML on the screen as `shown`; tests ask
+    `shown_at(...)`, which puts the controls back. An error in `fn` is raised to whoever moved the
+    control. ValueError for what cannot become a control.
     """
     made = {}
     for name, spec in controls.items():

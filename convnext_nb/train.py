@@ -483,7 +483,7 @@ def fit(
     folder: str | Path,  # the run folder; if it holds a started run of this recipe, that goes on
     device: str | None = None,  # "cuda", "mps", "cpu"; None: the best there is
     progress: bool = True,  # on stderr: one line about how it trains, and a progress bar
-    watch: Callable[[runs.Run], None] | None = None,  # called after every epoch
+    watch: Callable[[runs.Run], None] | None = None,  # after every epoch, and on resuming
     save_minutes: float = 10.0,  # time between two saves within an epoch
 ) -> tuple[nn.Module, runs.Run]:  # the network in evaluation mode, and the run
     """Trains a network and leaves a run folder. A finished run is returned as it is.
@@ -515,6 +515,7 @@ def _train(job, run, progress, watch, save_minutes):
         runs.write_json(run.folder / "recipe.json", describe(recipe, job.dataset))
         run.truncate(job.epoch)
         if progress: print(how_it_runs(job), file=sys.stderr)
+        if watch and job.epoch: watch(run)  # shows the epochs that are done
     with _progress_bar(job, progress) as bar:
         with delay_interrupt(job.world_size == 1) as stop_requests:
             saver = Saver(job, run.folder / "checkpoint.pt", save_minutes, stop_requests,

@@ -84,3 +84,10 @@ def test_convnext_is_light_to_import():
     code = ("import time, torch, sys; start = time.perf_counter(); import convnext_nb.convnext;"
             "assert 'timm' not in sys.modules; print(time.perf_counter() - start)")
     assert min(float(python(code)) for _ in range(3)) < 0.3
+
+
+def test_checks_put_widgets_back():
+    """After Run All, a toy must stand as its chapter describes it: checks ask `shown_at`."""
+    for path in sorted((ROOT / "nbs").glob("*.ipynb")):
+        if path.stem != "610_explore":  # teaches how a control is moved
+            assert ".controls[" not in path.read_text(encoding="utf-8"), path.name

@@ -39,6 +39,18 @@ def test_watch_sees_every_epoch(tmp_path):
     assert seen == [1, 2, 3, 4]
 
 
+def test_watch_sees_the_finished_epochs_of_a_run_that_resumes(tmp_path):
+    def stop(run):
+        if len(run.metrics) == 2:
+            raise RuntimeError("power cut")
+    with pytest.raises(RuntimeError, match="power cut"):
+        train.fit(RECIPE, dataset(), tmp_path, "cpu", progress=False, watch=stop)
+    seen = []
+    train.fit(RECIPE, dataset(), tmp_path, "cpu", progress=False,
+              watch=lambda run: seen.append(len(run.metrics)))
+    assert seen == [2, 3, 4]
+
+
 def test_tensorboard_reads_what_is_measured(tmp_path, monkeypatch):
     run = train.fit(replace(RECIPE, epochs=2), dataset(), tmp_path, "cpu", progress=False,
                     watch=runs.tensorboard())[1]

@@ -69,16 +69,15 @@ def test_every_picture_says_what_is_seen():
 
 
 def test_flipbook_turns_by_key_and_button_and_stays_after_back(tab):
-    tab.goto((SITE / "macro.html").as_uri())
+    tab.goto((SITE / "explore.html").as_uri())
     book = tab.locator(".flipbook").first
     slider = book.locator("input").first
     shown = book.locator(".page:visible")
     first = shown.inner_html()
     slider.focus()
-    before = slider.get_attribute("aria-valuetext")
     tab.keyboard.press("Home")
     tab.keyboard.press("ArrowRight")
-    assert slider.get_attribute("aria-valuetext") != before or shown.inner_html() != first
+    assert shown.inner_html() != first
     said = slider.get_attribute("aria-valuetext")
     assert book.locator("output").first.inner_text() == said
     book.locator(".turn button").nth(1).click()
@@ -91,8 +90,9 @@ def test_flipbook_turns_by_key_and_button_and_stays_after_back(tab):
     assert slider.get_attribute("aria-valuetext") == third and shown.inner_html() == page
 
 
-@pytest.mark.parametrize("words, page", [("drop path", "layers.html"), ("convnext_tiny", "convnext.html"),
-                                         ("layer scale", "layers.html")])
+@pytest.mark.parametrize("words, page", [
+    ("drop path", "layers.html"), ("convnext_tiny", "convnext.html"),
+    ("layer scale", "layers.html")])
 def test_search_finds_where_it_is_taught(tab, words, page):
     tab.goto((SITE / "search.html").as_uri() + f"?q={words.replace(' ', '+')}")
     tab.wait_for_selector("#search-results li a")
@@ -125,7 +125,7 @@ def test_dark_mode_is_kept(tab):
 
 def test_a_figure_opens_large(tab):
     tab.goto((SITE / "cost.html").as_uri())
-    tab.locator("button.enlarge").first.click()
+    tab.locator(".enlarge").first.click()
     assert tab.locator("dialog[open] img").is_visible()
     tab.keyboard.press("Escape")
     assert tab.locator("dialog[open]").count() == 0

@@ -148,6 +148,9 @@ def code_cell(cell, name: str, meant: dict[str, str], heading="", after_exercise
             raise SystemExit(f"{name} holds an error: {output.ename}: {output.evalue}")
         elif "text/markdown" in data:
             data["text/markdown"] = markdown(data["text/markdown"], meant)
+        elif 'alt="figure"' in data.get("text/html", ""):  # kept from before `describe`
+            alt = html.escape(cell.metadata.mystnb["image"]["alt"])
+            data["text/html"] = data["text/html"].replace('alt="figure"', f'alt="{alt}"')
 
 
 def chapter_links(name: str) -> str:

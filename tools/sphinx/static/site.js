@@ -27,20 +27,27 @@ function openFigures() {
   dialog.addEventListener("click", () => dialog.close());
   document.body.append(dialog);
   const large = dialog.querySelector("img");
+  const show = (img) => {
+    large.src = img.src;
+    large.alt = img.alt;
+    dialog.setAttribute("aria-label", img.alt || "Figure");
+    dialog.showModal();
+  };
   for (const img of document.querySelectorAll("article .cell_output img")) {
-    if (img.closest("a") || img.naturalWidth < 200) continue;
+    if (img.naturalWidth < 200) continue;
+    const link = img.closest("a");  // Sphinx links a figure that it makes smaller to the large one
+    if (link) {
+      link.classList.add("enlarge");
+      link.addEventListener("click", (event) => { event.preventDefault(); show(img); });
+      continue;
+    }
     const button = document.createElement("button");
     button.type = "button";
     button.className = "enlarge";
     button.title = "Enlarge";
     img.replaceWith(button);
     button.append(img);
-    button.addEventListener("click", () => {
-      large.src = img.src;
-      large.alt = img.alt;
-      dialog.setAttribute("aria-label", img.alt || "Figure");
-      dialog.showModal();
-    });
+    button.addEventListener("click", () => show(img));
   }
 }
 
