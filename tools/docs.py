@@ -372,7 +372,9 @@ def main() -> int:
     code = sphinx(["-q", "-W", "-n", "--keep-going", "-c", str(ROOT / "tools" / "sphinx"),
                    "-d", str(PROC / ".doctrees"), str(PROC), str(site)])
     for path in site.glob("*.html"):
-        path.write_text(align_numbers(path.read_text(encoding="utf-8")), encoding="utf-8")
+        text = align_numbers(path.read_text(encoding="utf-8"))
+        text = text.replace('role="heading">', 'role="heading" aria-level="2">')  # the parts
+        path.write_text(text, encoding="utf-8")
     live.build(site)
     broken = [] if code else broken_links(site) + wrong_names(site)
     for line in broken:
