@@ -6,9 +6,10 @@
 __all__ = ['CHAPTERS', 'COLORS', 'STAGE_COLORS', 'SIGNS', 'anatomy', 'total', 'parts', 'as_json', 'Picture', 'block', 'network',
            'difference', 'strip', 'Moving', 'morph']
 
-# %% ../nbs/640_draw.ipynb #309d0626
+# %% ../nbs/640_draw.ipynb #8b9211c4
 import json
 from collections import Counter
+from copy import deepcopy
 from difflib import SequenceMatcher
 from html import escape
 from operator import add, mul
@@ -28,18 +29,20 @@ class _Tracer(fx.Tracer):
     "Records what a block does with its input. Its parts are not opened, sequences aside."
     def is_leaf_module(self, m, module_qualified_name): return not isinstance(m, nn.Sequential)
 
-# %% ../nbs/640_draw.ipynb #2eb906bd
+# %% ../nbs/640_draw.ipynb #266cf050
 class _Runner(fx.Interpreter):
     "Runs a recorded block and keeps the shape and the multiply-adds of every operation."
     def __init__(self, recorded):
         super().__init__(recorded)
+        self.counter = FlopCounterMode(display=False)
         self.shapes = {}
         self.macs = {}
 
     def run_node(self, n):
-        with FlopCounterMode(display=False) as counter: out = super().run_node(n)
+        before = self.counter.get_total_flops()
+        out = super().run_node(n)
+        self.macs[n] = (self.counter.get_total_flops() - before) // 2
         if isinstance(out, torch.Tensor): self.shapes[n] = tuple(out.shape[1:])
-        self.macs[n] = counter.get_total_flops() // 2
         return out
 
 # %% ../nbs/640_draw.ipynb #d3a19f07
@@ -101,7 +104,7 @@ def _above(n):
     for before in n.all_input_nodes: found |= _above(before)
     return found
 
-# %% ../nbs/640_draw.ipynb #365b04c0
+# %% ../nbs/640_draw.ipynb #3a5867c0
 def _give_roles(boxes):
     "Names each box by its job, so that it can be found again in another block."
     seen = Counter()
@@ -121,7 +124,7 @@ def _record(block, shape):
     "The boxes of a block on the meta device, for a map of this shape."
     graph = _Tracer().trace(block)
     runner = _Runner(fx.GraphModule(block, graph))
-    with cost.evaluating(block), torch.no_grad():
+    with cost.evaluating(block), torch.no_grad(), runner.counter:
         runner.run(torch.empty(1, *shape, device="meta"))
     lanes = _lanes(graph)
     boxes = []
@@ -133,7 +136,7 @@ def _record(block, shape):
     _give_roles(boxes)
     return boxes
 
-# %% ../nbs/640_draw.ipynb #12e69ffc
+# %% ../nbs/640_draw.ipynb #294be125
 def _stages(net):
     "Names of the stages: sequences of blocks of one class, which is not PyTorch's own."
     found = []
@@ -144,6 +147,23 @@ def _stages(net):
         if len(kinds) == 1 and own: found.append(name)
     return found
 
+def _watched(net, size):
+    "One image through a network: output shapes, in the order in which modules finish, and costs."
+    shapes = {}
+    def note(name):
+        def hook(module, inputs, output): shapes[name] = tuple(output.shape[1:])
+        return hook
+    hooks = [m.register_forward_hook(note(name)) for name, m in net.named_modules() if name]
+    image = torch.empty(1, cost.input_channels(net), size, size, device="meta")
+    counter = FlopCounterMode(display=False)
+    with cost.evaluating(net), torch.no_grad(), counter: net(image)
+    for hook in hooks: hook.remove()
+    macs = {}
+    for name, flops in counter.get_flop_counts().items():
+        macs[name.partition(".")[2]] = sum(flops.values()) // 2   # without the network's own name
+    return shapes, macs
+
+# %% ../nbs/640_draw.ipynb #f8aeeea7
 def _between(net, shapes, stages):
     "The layers before each stage and, under `head`, those after the last: their names."
     found = {}
@@ -169,9 +189,9 @@ def _chain(net, names, shapes, macs):
     _give_roles(boxes)
     return boxes
 
-# %% ../nbs/640_draw.ipynb #e554eb24
+# %% ../nbs/640_draw.ipynb #918e84d5
 def anatomy(
-    what: str | Step | nn.Module,  # a step's name, a step, or a network on the meta device
+    what: str | Step | nn.Module,  # a step's name, a step, or a network
     regime: str = "resnet50",  # "resnet50" or "resnet200"; used with a name
     size: int = 224,  # height and width of the image in pixels
 ) -> dict:
@@ -180,14 +200,11 @@ def anatomy(
     A stage has its map's `channels` and `side`, the number of `blocks`, the boxes of its `first`
     block, of a later `block` and of its `entry`; `params` and `macs` include the entry.
     """
-    net = what if isinstance(what, nn.Module) else cost.on_meta(build, what, regime)
-    shapes = cost.shapes(net, size)
+    net = _network(what, regime)
     names = _stages(net)
     if not names: raise ValueError(f"{type(net).__name__} has no stages: no sequence of own blocks")
+    shapes, macs = _watched(net, size)
     loose = _between(net, shapes, names)
-    macs = {}
-    for depth in {name.count(".") + 1 for group in (names, *loose.values()) for name in group}:
-        macs |= cost.by_part(net, size, depth)
     chains = {name: _chain(net, group, shapes, macs) for name, group in loose.items()}
     stages = []
     for name in names:
@@ -196,7 +213,12 @@ def anatomy(
         stages.append(_stage(net, name, shapes[before], shapes[name], entry, macs[name]))
     return dict(stem=chains[names[0]], stages=stages, head=chains["head"])
 
-# %% ../nbs/640_draw.ipynb #686a46bb
+# %% ../nbs/640_draw.ipynb #77cb2120
+def _network(what, regime):
+    "The network that is meant, on the meta device."
+    if not isinstance(what, nn.Module): return cost.on_meta(build, what, regime)
+    return deepcopy(what).to("meta")
+
 def _stage(net, name, shape_in, shape, entry, macs):
     blocks = net.get_submodule(name)
     first = _record(blocks[0], shape_in)
@@ -212,9 +234,9 @@ def total(
     "Parameters or multiply-adds of some boxes together."
     return sum(box[key] for box in boxes)
 
-# %% ../nbs/640_draw.ipynb #c331c92f
+# %% ../nbs/640_draw.ipynb #70eae767
 def parts(
-    what: str | Step | nn.Module,  # a step's name, a step, or a network on the meta device
+    what: str | Step | nn.Module,  # a step's name, a step, or a network
     stage: int = 1,  # from 1 to 4
     first: bool = False,  # the first block of the stage, with its shortcut; else a later one
     regime: str = "resnet50",  # "resnet50" or "resnet200"; used with a name
@@ -223,6 +245,14 @@ def parts(
     "The boxes of one block, in the order in which it works."
     found = anatomy(what, regime, size)["stages"][stage - 1]
     return found["first" if first else "block"]
+
+# %% ../nbs/640_draw.ipynb #7234a39c
+CHAPTERS = {  # where the walk teaches a step
+    "base": "150_roadmap", "stage_ratio": "160_macro", "patchify": "160_macro",
+    "depthwise": "165_depthwise", "width": "165_depthwise", "invert": "170_inverted",
+    "move_up": "170_inverted", "k5": "170_inverted", "k7": "170_inverted", "k9": "170_inverted",
+    "k11": "170_inverted", "gelu": "175_micro", "fewer_act": "175_micro",
+    "fewer_norm": "175_micro", "ln": "175_micro", "sep_ds": "175_micro"}
 
 # %% ../nbs/640_draw.ipynb #0f4e390d
 _OURS = {"steps_shapes": "drawn shapes, 4 epochs", "steps_tiny20": "20 classes of photographs"}
@@ -264,14 +294,6 @@ def as_json(
                          for s in found.values()]
     return json.dumps(dict(families=_OURS, regimes=walks), ensure_ascii=False)
 
-# %% ../nbs/640_draw.ipynb #7234a39c
-CHAPTERS = {  # where the walk teaches a step
-    "base": "150_roadmap", "stage_ratio": "160_macro", "patchify": "160_macro",
-    "depthwise": "165_depthwise", "width": "165_depthwise", "invert": "170_inverted",
-    "move_up": "170_inverted", "k5": "170_inverted", "k7": "170_inverted", "k9": "170_inverted",
-    "k11": "170_inverted", "gelu": "175_micro", "fewer_act": "175_micro",
-    "fewer_norm": "175_micro", "ln": "175_micro", "sep_ds": "175_micro"}
-
 # %% ../nbs/640_draw.ipynb #72880085
 class Picture:
     "An SVG that notebooks show and that `save` writes to a file. It has a title and a description."
@@ -301,7 +323,7 @@ class Picture:
     def _repr_html_(self): return self.svg()
     def __repr__(self): return f"<picture: {self.title}>"
 
-# %% ../nbs/640_draw.ipynb #c1ef762c
+# %% ../nbs/640_draw.ipynb #4404385e
 COLORS = {  # a kind of layer -> its color; all differ for color-blind readers too
     "around": "#ee6677", "across": "#4477aa", "norm": "#ccbb44", "act": "#228833",
     "scale": "#aa3377", "pool": "#bbbbbb", "add": "none"}
@@ -321,6 +343,12 @@ def _text(x, y, words, size=12, faint=False, **more):
     if faint: more["fill_opacity"] = "0.75"
     return _tag("text", escape(str(words)), x=x, y=y, font_size=size, **more)
 
+def _large(number):
+    "A large number in three digits: 9.63 M."
+    for letter, unit in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= unit: return f"{number / unit:.3g} {letter}"
+    return str(number)
+
 def _band(x, y, width, height):
     "What differs lies on this."
     return _tag("rect", x=x, y=y, width=width, height=height, rx=4, fill=_MARK, fill_opacity="0.3")
@@ -330,7 +358,7 @@ def _line(points, width=1.5, **more):
     return _tag("polyline", points=path, fill="none", stroke="currentColor", stroke_width=width,
                 stroke_opacity="0.5", **more)
 
-# %% ../nbs/640_draw.ipynb #f4520a4a
+# %% ../nbs/640_draw.ipynb #cdff2d40
 def _outline(box, most, half):
     "Corners of a box around x = 0, from y = 0 down."
     height = _height(box) - 8
@@ -346,24 +374,28 @@ def _shape_of(box, x, y, most, half):
     if box["kind"] == "add":
         circle = _tag("circle", cx=x, cy=y + 13, r=9, fill="#707070")
         return circle + _text(x, y + 17.5, "+", 14, text_anchor="middle", fill="white")
-    if box["lane"] == "shortcut": half = 5
-    corners = [(x + dx, y + 4 + dy) for dx, dy in _outline(box, most, half)]
+    outline = _outline(box, most, half)
+    if box["lane"] == "shortcut": outline = [(dx and dx / abs(dx) * 5, dy) for dx, dy in outline]
+    corners = [(x + dx, y + 4 + dy) for dx, dy in outline]
     points = " ".join(f"{a:.1f},{b:g}" for a, b in corners)
     return _tag("polygon", points=points, fill=COLORS[box["kind"]], stroke="currentColor",
                 stroke_width=0.6)
 
-# %% ../nbs/640_draw.ipynb #5ed6bc3b
+# %% ../nbs/640_draw.ipynb #f5e773b1
+def _words(box):
+    "The label of a box."
+    if box["kind"] == "add": return "plus the input"
+    return f"shortcut {box['label']}" if box["lane"] == "shortcut" else box["label"]
+
 def _numbers(box):
-    "The second line of a convolution's label."
+    "The channels of a convolution."
     if "in" not in box: return ""
     if box["in"] == box["out"]: return f"{box['out']} channels"
-    return f"{box['in']} → {box['out']} channels"
+    return f"{box['in']} → {box['out']}"
 
 def _said(box):
-    "A box in words."
-    words = f"shortcut {box['label']}" if box["lane"] == "shortcut" else box["label"]
-    if box["kind"] == "add": return "plus the input"
-    return f"{words} ({_numbers(box)})" if _numbers(box) else words
+    "A box in a sentence."
+    return f"{_words(box)} ({_numbers(box)})" if _numbers(box) else _words(box)
 
 def _row(box, frame, y, most, mark):
     "One box of a block, with its label."
@@ -372,19 +404,16 @@ def _row(box, frame, y, most, mark):
     drawn = []
     if mark:
         drawn.append(_band(x, y + 1, end - x, height - 2))
-        drawn.append(_text(label - 10, y + height / 2 + 4, SIGNS[mark], 13, font_weight="bold"))
+        drawn.append(_text(label - 13, y + height / 2 + 4, SIGNS[mark], 13, font_weight="bold"))
     at = x + 8 if box["lane"] == "shortcut" else middle
     drawn.append(_shape_of(box, at, y, most, half))
-    words = "plus the input" if box["kind"] == "add" else _short(box)
     lower = y + height / 2 + (-2 if "in" in box else 4)
     struck = dict(text_decoration="line-through") if mark == "gone" else {}
-    drawn.append(_text(label, lower, words, **struck))
-    if "in" in box: drawn.append(_text(label, y + height / 2 + 11, _numbers(box), 10, faint=True))
+    drawn.append(_text(label, lower, _words(box), 11, **struck))
+    if "in" in box: drawn.append(_text(label, y + height / 2 + 10, _numbers(box), 10, faint=True))
     tip = _tag("title", escape(f"{box['name'] or box['label']}: {_said(box)}, "
                                f"{box['params']:,} parameters, {box['macs']:,} multiply-adds"))
     return _tag("g", tip, *drawn, data_role=box["role"])
-
-def _short(box): return f"shortcut {box['label']}" if box["lane"] == "shortcut" else box["label"]
 
 # %% ../nbs/640_draw.ipynb #c587bd73
 def _column(boxes, tops, frame, most, marks, ends):
@@ -402,9 +431,9 @@ def _column(boxes, tops, frame, most, marks, ends):
         drawn.append(_row(box, frame, tops[box["role"]], most, marks.get(box["role"])))
     return drawn
 
-# %% ../nbs/640_draw.ipynb #41534097
+# %% ../nbs/640_draw.ipynb #f9a56853
 def block(
-    what: str | Step | nn.Module,  # a step's name, a step, or a network on the meta device
+    what: str | Step | nn.Module,  # a step's name, a step, or a network
     stage: int = 1,  # from 1 to 4
     first: bool = False,  # the first block of the stage, with its shortcut; else a later one
     regime: str = "resnet50",  # "resnet50" or "resnet200"; used with a name
@@ -419,8 +448,13 @@ def block(
     most = max(max(box["channels"], box.get("in", 0)) for box in boxes)
     name = _name(what)
     drawn = [_text(0, 14, name, 14, font_weight="bold"),
-             _text(0, 29, f"{'first' if first else 'later'} block of stage {stage}", 10, True)]
-    drawn += _column(boxes, tops, (0, 105, 88, 222, 380), most, {}, (34, y + 12))
+             _text(0, 29, f"{'the first' if first else 'a'} block of stage {stage}", 10, True),
+             _text(380, 29, "multiply-adds", 10, True, text_anchor="end")]
+    drawn += _column(boxes, tops, (0, 105, 88, 212, 380), most, {}, (34, y + 12))
+    for box in boxes:
+        share = f"{box['macs'] / total(boxes, 'macs'):.0%}"
+        middle = tops[box["role"]] + _height(box) / 2 + 4
+        if box["macs"]: drawn.append(_text(380, middle, share, 11, text_anchor="end"))
     words = ", ".join(_said(box) for box in boxes)
     return Picture(drawn, y + 14, f"The block of {name}", f"From top to bottom: {words}.")
 
@@ -428,7 +462,7 @@ def _name(what):
     if isinstance(what, nn.Module): return type(what).__name__
     return what if isinstance(what, str) else what.name
 
-# %% ../nbs/640_draw.ipynb #e4a86176
+# %% ../nbs/640_draw.ipynb #6f4b3e00
 def _pillars(found):
     "The columns of a pyramid: stem, stages and head, with what is written under each."
     columns = []
@@ -444,8 +478,9 @@ def _pillars(found):
                       params=total(boxes, "params"), macs=total(boxes, "macs"))
         columns.insert(0 if title == "stem" else len(columns), column)
     for column in columns:
-        column["shape"] = "×".join(map(str, [column["side"]] * 2 + [column["channels"]]))
-        if column["side"] == 1: column["shape"] = str(column["channels"])
+        side = column["side"]
+        column["shape"] = [f"{side}×{side}", f"× {column['channels']}"]
+        if side == 1: column["shape"] = [f"{column['channels']}"]
     return columns
 
 def _solid(x, y, face, depth, color):
@@ -460,7 +495,7 @@ def _solid(x, y, face, depth, color):
                  fill_opacity=opacity, stroke="currentColor", stroke_width=0.5)
             for opacity, corners in sides.items()]
 
-# %% ../nbs/640_draw.ipynb #902427e0
+# %% ../nbs/640_draw.ipynb #bcc66543
 def _bar(x, y, value, most, width, words):
     "A number with a bar below it."
     return [_text(x, y, words, 10),
@@ -475,26 +510,28 @@ def _pillar(column, x, y, most, changed):
     if column["title"] != "head":
         drawn += _solid(x + 2, y + 62, 44 * side / most["side"],
                         40 * column["channels"] / most["channels"], column["color"])
-    drawn += [_text(x, y + 78, column["title"], 11, font_weight="bold"),
-              _text(x, y + 91, column["shape"], 10)]
-    drawn += [_text(x, y + 105 + 11 * i, word, 9.5, True) for i, word in enumerate(column["how"])]
+    drawn.append(_text(x, y + 78, column["title"], 11, font_weight="bold"))
+    drawn += [_text(x, y + 91 + 12 * i, words, 10) for i, words in enumerate(column["shape"])]
+    drawn += [_text(x, y + 117 + 11 * i, words, 9.5, True) for i, words in enumerate(column["how"])]
     for i in range(column["blocks"]):
-        drawn.append(_tag("rect", x=x + 6 * (i % 9), y=y + 150 + 6 * (i // 9), width=5, height=5,
+        drawn.append(_tag("rect", x=x + 6 * (i % 9), y=y + 172 + 6 * (i // 9), width=5, height=5,
                           fill=column["color"], stroke="currentColor", stroke_width=0.4))
-    if column["blocks"]: drawn.append(_text(x, y + 146, f"{column['blocks']} blocks", 10))
-    low = y + 160 + 6 * (most["blocks"] // 9)
+    if column["blocks"]: drawn.append(_text(x, y + 168, f"{column['blocks']} blocks", 10))
+    low = y + 178 + 6 * (most["blocks"] // 9)
     drawn += _bar(x, low + 14, column["params"], most["params"], width - 8,
-                  f"{column['params'] / 1e6:.2f} M")
+                  _large(column["params"]))
     drawn += _bar(x, low + 36, column["macs"], most["macs"], width - 8,
-                  f"{column['macs'] / 1e9:.3f} G")
+                  _large(column["macs"]))
     return drawn
 
 def _bands(column, changed):
     "Where the marks of a column lie: (height, lines)."
-    places = dict(shape=(81, 1), how=(95, len(column["how"])), blocks=(136, 1))
+    places = dict(shape=(81, len(column["shape"])), how=(107, len(column["how"])), blocks=(158, 1))
     return [place for key, place in places.items() if key in changed]
 
-# %% ../nbs/640_draw.ipynb #17c3e009
+# %% ../nbs/640_draw.ipynb #b32b8608
+_LEGEND = "map, blocks, parameters, multiply-adds"
+
 def _pyramid(columns, y, most, changed):
     "A pyramid of maps; `changed` says for each title what to mark."
     drawn = []
@@ -510,25 +547,25 @@ def _largest(pillars):
                      or key in ("params", "macs")) for key in keys}
 
 def network(
-    what: str | Step | nn.Module,  # a step's name, a step, or a network on the meta device
+    what: str | Step | nn.Module,  # a step's name, a step, or a network
     regime: str = "resnet50",  # "resnet50" or "resnet200"; used with a name
 ) -> Picture:
     "The maps of a network, stage by stage, with blocks, parameters and multiply-adds."
     columns = _pillars(anatomy(what, regime))
     most = _largest([columns])
     drawn = [_text(0, 14, _name(what), 14, font_weight="bold"),
-             _text(0, 29, "map, blocks, parameters (M) and multiply-adds (G)", 10, True)]
+             _text(0, 29, _LEGEND, 10, True)]
     drawn += _pyramid(columns, 40, most, {})
-    return Picture(drawn, 250 + 6 * (most["blocks"] // 9), f"The network {_name(what)}",
+    return Picture(drawn, 268 + 6 * (most["blocks"] // 9), f"The network {_name(what)}",
                    _said_network(columns))
 
 def _said_network(columns):
     return " ".join(
-        f"{c['title']}: {', '.join(c['how'])}{'; ' if c['how'] else ''}map {c['shape']}, "
-        f"{c['blocks']} blocks, {c['params'] / 1e6:.2f} M parameters, "
-        f"{c['macs'] / 1e9:.3f} G multiply-adds." for c in columns)
+        f"{c['title']}: {', '.join(c['how'])}{'; ' if c['how'] else ''}map {' '.join(c['shape'])}, "
+        f"{c['blocks']} blocks, {_large(c['params'])} parameters, "
+        f"{_large(c['macs'])} multiply-adds." for c in columns)
 
-# %% ../nbs/640_draw.ipynb #b2c17544
+# %% ../nbs/640_draw.ipynb #c785f1c9
 def _aligned(a, b):
     "Rows of two blocks side by side: pairs of roles, None where one of them has nothing."
     rows = []
@@ -548,14 +585,14 @@ def _marks(a, b, rows):
     left, right = {}, {}
     for one, other in rows:
         if one and other:
-            same = _short(before[one]) == _short(after[other])
+            same = _words(before[one]) == _words(after[other])
             if not same or _numbers(before[one]) != _numbers(after[other]):
                 left[one] = right[other] = "changed"
         elif one: left[one] = "moved" if one in after else "gone"
         else: right[other] = "moved" if other in before else "new"
     return left, right
 
-# %% ../nbs/640_draw.ipynb #706c2f72
+# %% ../nbs/640_draw.ipynb #59621a27
 def _beside(a, b, y, names):
     "Two blocks side by side, with what differs marked; also the height below them."
     rows = _aligned([box["role"] for box in a], [box["role"] for box in b])
@@ -573,7 +610,7 @@ def _beside(a, b, y, names):
     for found, tops, marks, x, name in ((a, sides["left"], left, 0, names[0]),
                                         (b, sides["right"], right, 196, names[1])):
         drawn.append(_text(x, start - 16, name, 13, font_weight="bold"))
-        frame = (x, x + 50, 34, x + 100, x + 184)
+        frame = (x, x + 43, 29, x + 88, x + 184)
         drawn += _column(found, tops, frame, most, marks, (start, y + 12))
     used = [sign for sign in SIGNS if sign in {*left.values(), *right.values()}]
     legend = "   ".join(f"{SIGNS[sign]} {sign}" for sign in used)
@@ -612,7 +649,7 @@ def difference(
     title = f"From {names[0]} to {names[1]}: {'; '.join(fields) or 'no difference'}"
     return Picture(drawn, y, title, " ".join(said))
 
-# %% ../nbs/640_draw.ipynb #184dd289
+# %% ../nbs/640_draw.ipynb #3f84b5b4
 def _said_marked(box, marks):
     mark = marks.get(box["role"])
     return _said(box) + (f" [{mark}]" if mark else "")
@@ -630,12 +667,13 @@ def _plans(found, y, names):
     said = []
     for name, columns in zip(names, pillars):
         drawn.append(_text(0, y + 14, name, 13, font_weight="bold"))
+        drawn.append(_text(380, y + 14, _LEGEND, 9.5, True, text_anchor="end"))
         drawn += _pyramid(columns, y + 16, most, changed)
         said.append(f"{name}: {_said_network(columns)}")
-        y += 226 + 6 * (most["blocks"] // 9)
+        y += 246 + 6 * (most["blocks"] // 9)
     return (drawn, y), said
 
-# %% ../nbs/640_draw.ipynb #2e0e97f9
+# %% ../nbs/640_draw.ipynb #f1e5915f
 def strip(
     here: str | Step,  # the step to mark
     regime: str = "resnet50",  # "resnet50" or "resnet200"
@@ -650,12 +688,12 @@ def strip(
               for i, s in enumerate(found)}
     road = [places[s.name] for s in found if s.name not in ("k5", "k9", "k11")]
     drawn = [_line(road)]
-    for s in found:
+    for i, s in enumerate(found):
         x, y = places[s.name]
         tip = _tag("title", escape(f"{s.name}: {s.label}, {s.top1} %"))
-        color = _MARK if s.name == name else "currentColor"
-        drawn.append(_tag("g", tip, _tag("circle", cx=x, cy=y, r=8 if s.name == name else 4,
-                                         fill=color, stroke="currentColor", stroke_width=1)))
+        shade = "0.25" if i > at else "1"
+        look = dict(fill=_MARK, r=8) if i == at else dict(r=4.5, fill_opacity=shade)
+        drawn.append(_tag("g", tip, _tag("circle", cx=x, cy=y, stroke="currentColor", **look)))
     s = found[at]
     drawn.append(_text(0, 84, f"{at + 1} of 16: {s.label}", 12, font_weight="bold"))
     paper = f"ImageNet top-1 {s.top1} % in the paper, {s.gmacs:.2f} G multiply-adds"
@@ -694,7 +732,7 @@ def _filled(values):
         result.append(last)
     return result
 
-# %% ../nbs/640_draw.ipynb #aba1f72e
+# %% ../nbs/640_draw.ipynb #e8532c83
 def _moving_box(role, frames, tops, most, seconds):
     "A box through all frames: it moves, changes its outline and its words, and comes and goes."
     boxes = [next((box for box in frame if box["role"] == role), None) for frame in frames]
@@ -711,16 +749,16 @@ def _moving_box(role, frames, tops, most, seconds):
     else:
         inside.append(_tag("polygon", _animate("points", outlines, seconds), points=outlines[0],
                            fill=COLORS[shown["kind"]], stroke="currentColor", stroke_width=0.6))
-    lines = [(_short(box) if box["kind"] != "add" else "plus the input", _numbers(box))
+    lines = [(_words(box), _numbers(box))
              for box in known]
     for words, numbers in dict.fromkeys(lines):
         seen = ["1" if line == (words, numbers) else "0" for line in lines]
-        label = _text(222, 16 if numbers else _height(shown) / 2 + 4, words)
+        label = _text(212, 16 if numbers else _height(shown) / 2 + 4, words)
         inside.append(_tag("g", _animate("opacity", seen, seconds), label,
-                           _text(222, 29, numbers, 10, True), opacity=seen[0]))
+                           _text(212, 28, numbers, 10, True), opacity=seen[0]))
     return _tag("g", *inside, data_role=role, transform=f"translate(0 {y[0]:g})", opacity=there[0])
 
-# %% ../nbs/640_draw.ipynb #20a83847
+# %% ../nbs/640_draw.ipynb #2c42bd5e
 def _road(a, b, regime):
     "The steps from a to b, each made from the one before."
     found = {s.name: s for s in steps(regime)}
@@ -744,8 +782,8 @@ def morph(
     way, frames = [], []
     for s in _road(a, b, regime):
         boxes = parts(s)
-        if frames and [(_short(x), _numbers(x)) for x in boxes] == [
-                (_short(x), _numbers(x)) for x in frames[-1]]: continue
+        if frames and [(_words(x), _numbers(x)) for x in boxes] == [
+                (_words(x), _numbers(x)) for x in frames[-1]]: continue
         way.append(s)
         frames.append(boxes)
     tops, heights = _stacked(frames)

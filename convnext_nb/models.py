@@ -24,9 +24,9 @@ from .fast import speed_up
 
 # %% ../nbs/267_models.ipynb #c38e36b2
 def create(
-    model: str,  # "convnext_tiny", "resnet50", "convnext" (with depths, dims) or "roadmap/<step>"
+    model: str,  # a builder ("convnext_tiny", "resnet50"), "convnext", "swin" or "roadmap/<step>"
     num_classes: int,  # length of the output
-    **model_args,  # passed to the network's builder
+    **model_args,  # passed to the builder; "convnext" takes depths and dims, "swin" dim
 ) -> nn.Module:
     """The named network, with fresh weights.
 
@@ -40,12 +40,13 @@ def _builder(model):
     "The function or class that builds the network of that name."
     if model.startswith("roadmap/"): return partial(roadmap.build, model.removeprefix("roadmap/"))
     if model == "convnext": return convnext.ConvNeXt
+    if model == "swin": return swin.Swin
     for module in (convnext, resnet, swin):
         family = module.__name__.rpartition(".")[2]  # builders begin with their module's name
         builder = getattr(module, model, None)
         if model.startswith(family) and callable(builder): return builder
     raise ValueError(f"unknown model {model!r}; use a builder such as convnext_tiny or resnet50, "
-                     "'convnext' with depths and dims, or 'roadmap/<step>'")
+                     "'convnext' with depths and dims, 'swin' with dim, or 'roadmap/<step>'")
 
 # %% ../nbs/267_models.ipynb #02572df2
 def shipped() -> dict[str, Path]:

@@ -416,13 +416,24 @@ class _Match(NamedTuple):
     fresh: list[str]  # what stays as it is in the network
     unused: list[str]  # what is not used of the state dict
 
-def _compare(model, state, format, prefix):
-    "Compares the keys under `prefix` with those of the format."
-    full = {_bare(key.removeprefix(prefix)): key for key in state
-            if key.startswith(prefix) and not _COMPUTED.search(key)}
+class _Expected(NamedTuple):
+    "The keys that a network has in one format, bare."
+    format: str
+    wanted: set[str]
+    head: set[str]
+    norm: set[str]  # the last one's
+
+def _expected(model, format):
+    "What a state dict of the format must hold for the network."
     wanted = _weight_keys(key_map(model, format).values())
     head = _keys_of(model, _head_name(model), format)
-    norm = _keys_of(model, "norm", format) & wanted
+    return _Expected(format, wanted, head, _keys_of(model, "norm", format) & wanted)
+
+def _compare(expected, state, prefix):
+    "Compares the keys under `prefix` with those that are expected."
+    format, wanted, head, norm = expected
+    full = {_bare(key.removeprefix(prefix)): key for key in state
+            if key.startswith(prefix) and not _COMPUTED.search(key)}
     missing = wanted - set(full)
     extra = set(full) - wanted
     outside = [key for key in state if not key.startswith(prefix)]
@@ -451,8 +462,11 @@ def _prefixes(model, state, format):
 
 def _match(model, state):
     "The best `_Match`; ValueError if none will do, or if there is a choice."
-    tried = [_compare(model, state, format, prefix) for format in formats(model)
-             for prefix in sorted(_prefixes(model, state, format))]
+    tried = []
+    for format in formats(model):
+        expected = _expected(model, format)
+        for prefix in sorted(_prefixes(model, state, format)):
+            tried.append(_compare(expected, state, prefix))
     whole = [match for match in tried if not match.missing]
     prefixes = sorted({match.prefix for match in whole})
     if len(prefixes) > 1:

@@ -1,22 +1,27 @@
 """The benchmark's choices."""
+import json
+from types import SimpleNamespace
+
 import pytest
 import torch
+from torch.autograd import DeviceType
 
-from convnext_nb import bench, clock, convnext, cost, peers, train
+from convnext_nb import bench, clock, convnext, cost, models, peers, train
 
 SMALL = dict(depths=(1, 1, 2, 1), dims=(16, 32, 64, 128))
 
 
 def test_who_trains_on_which_machine():
-    gpu = bench.contestants("cuda", True, True)
-    assert gpu[0] == ("timm", "channels last", True, False)  # eager AMP, the first baseline
-    assert gpu[1] == ("timm", "channels last", True, True)  # the same compiled
-    assert gpu[-1] == ("ours", "channels last", True, True)
-    old_gpu = bench.contestants("cuda", False, False)
-    assert not any(bf16 for _, _, bf16, _ in old_gpu)
-    cpu = bench.contestants("cpu", True, False)
-    assert [c[:3] for c in cpu[:2]] == [("timm", layout, False) for layout in bench.LAYOUTS]
-    assert [c[2] for c in cpu[2:]] == [False, True]
+    def said(*args): return [bench.in_words(one) for one in bench.contestants(*args)]
+    gpu = said("cuda", True, True)
+    assert gpu[0] == "timm, bf16, channels last, plain loop"  # eager AMP, the first baseline
+    assert gpu[1] == "timm, bf16, channels last, plain loop, compiled"
+    assert gpu[-1] == "ours, bf16, channels last, engine, compiled"
+    assert not any("bf16" in words for words in said("cuda", False, False))
+    cpu = said("cpu", True, False)
+    assert "timm, bf16, channels last, memory kept" in cpu  # what our allocator settings bring
+    assert not any("compiled" in words for words in cpu)
+    assert cpu[-2:] == [f"ours, bf16, channels last, {how}" for how in ("plain loop", "engine")]
 
 
 def test_recipes_that_are_timed():
@@ -34,13 +39,54 @@ def test_timm_races_with_the_same_network(stem_stride):
     assert cost.count(theirs, 64) == cost.count(ours, 64)
 
 
-def test_the_whole_preset_is_bounded(monkeypatch):
+def test_the_whole_preset_is_bounded_and_nothing_compiled_unasked(monkeypatch):
     "What bounds a pass is measured with the preset's own augmentation, not with the race's."
-    seen = []
-    monkeypatch.setattr(bench, "bounds", lambda recipe, *args: seen.append(recipe) or [])
-    bench.bench_train(repeats=1, batches=2, batch_size=4, mixup=0.2,
-                      model_args=dict(depths=(1, 1, 1, 1), dims=(8, 8, 8, 8)))
-    assert seen[0].mixup == 0.2
+    seen, raced = [], []
+    monkeypatch.setattr(bench.train, "best_device", lambda: "cuda")
+    monkeypatch.setattr(bench.train, "use_bf16", lambda *args: True)
+    monkeypatch.setattr(bench, "bounds", lambda *args: seen.append(args) or [])
+    monkeypatch.setattr(bench, "race", lambda recipe, who, *args: raced.append((recipe, who)) or [])
+    bench.bench_train(repeats=1)
+    recipe, *_, compile = seen[0]
+    assert recipe.mixup > 0 and not compile
+    plain, who = raced[0]
+    assert not plain.mixup and not plain.compile and not any(one.compiled for one in who)
+
+
+def test_a_contestant_that_ends_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(bench.Runner, "CODE", "raise SystemExit('no memory left')")
+    one = bench.contestants("cpu", False, False)[0]
+    runner = bench.Runner(one, bench.plain_recipe(bench.timed_preset("cpu")), 1, tmp_path)
+    with pytest.raises(ValueError, match="timm, fp32, channels last.* has ended: no memory left"):
+        runner()
+    runner.close()
+
+
+def test_a_gpu_gets_batches_that_fill_it(monkeypatch):
+    assert bench.usual_batch() == (256 if torch.cuda.is_available() else 8)
+    monkeypatch.setattr(bench.train, "best_device", lambda: "cuda")
+    assert bench.usual_batch() == 256
+
+
+def test_the_machine_is_the_one_that_was_timed(monkeypatch):
+    asked = []
+    monkeypatch.setattr(bench.train, "best_device", lambda: "cuda")
+    monkeypatch.setattr(bench.runs, "machine",
+                        lambda device: asked.append(device) or dict(device_type="cuda"))
+    assert bench.bench_device() == dict(device_type="cuda") and asked == ["cuda"]
+
+
+def test_results_are_saved_under_the_processors_name(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(bench, "run_benchmark", lambda *args: [dict(what="x", seconds=1.0)])
+    bench.cnx_bench(what="import", save=str(tmp_path))
+    path, = tmp_path.iterdir()
+    assert path.name == bench.file_of(bench.bench_device())
+    assert json.loads(path.read_text())["import"] == [dict(what="x", seconds=1.0)]
+
+
+def test_sizes_may_be_given_to_a_named_network():
+    net = models.create("convnext_tiny", 10, depths=(1, 1, 1, 1), dims=(8, 8, 8, 8))
+    assert len(net.stages[2]) == 1
 
 
 def test_different_networks_are_not_compared(monkeypatch):
@@ -71,3 +117,20 @@ KINDS = [("aten::mkldnn_convolution", [[8, 96, 56, 56], [96, 1, 7, 7]], "depthwi
 @pytest.mark.parametrize("operation, shapes, kind", KINDS)
 def test_kinds_of_work(operation, shapes, kind):
     assert clock.kind_of(operation, shapes) == kind
+
+
+def event(key, device, cpu, gpu):
+    return SimpleNamespace(key=key, input_shapes=[], device_type=device, self_cpu_time_total=cpu,
+                           self_device_time_total=gpu)
+
+
+def test_a_kernels_time_counts_once():
+    "The profiler lists a kernel under its operation, and again under its own name."
+    seen = [event("aten::gelu", DeviceType.CPU, 3, 50),
+            event("void gelu_kernel<float>", DeviceType.CUDA, 0, 50)]
+    assert clock.seconds_by_kind(seen) == {"GELU": 50e-6}
+
+
+def test_cpu_tensors_are_timed_where_there_is_a_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    assert clock.seconds_by_kind([event("aten::gelu", DeviceType.CPU, 3, 0)]) == {"GELU": 3e-6}

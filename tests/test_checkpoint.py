@@ -26,31 +26,10 @@ from training import (
     fit,
     interrupted,
     names,
-    one_thread,
     rows,
-    undisturbed,
 )
 
 from convnext_nb import checkpoint, runs, train
-
-
-@pytest.fixture(autouse=True)
-def on_one_thread():
-    with one_thread():
-        yield
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    "An undisturbed run."
-    return undisturbed(tmp_path_factory.mktemp("whole"))
-
-
-@pytest.fixture(scope="module")
-def full(tmp_path_factory):
-    "An undisturbed run of a recipe with everything on."
-    return undisturbed(tmp_path_factory.mktemp("full"), FULL)
-
 
 # killed and resumed
 

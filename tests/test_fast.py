@@ -1,16 +1,16 @@
 """Fast blocks beside plain ones: the same numbers, and way given to all that they do not know."""
 import copy
 import pickle
-import subprocess
-import sys
 
 import pytest
 import torch
+from children import python
 from oracles import gap, images
 from torch import fx, nn
 from torch.autograd import forward_ad
 from torch.autograd.gradcheck import gradcheck, gradgradcheck
 from torch.func import functional_call, grad, jvp, vmap
+from torch.nn import functional as F
 from torch.nn.utils import parametrizations, prune
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -40,6 +40,15 @@ def pair(name, **settings):
 
 def blocks(net):
     return [m for m in net.modules() if isinstance(m, (convnext.Block, roadmap.DepthwiseFirst))]
+
+
+PAYS, ROWS = fast._pays, fast.rows_for_convolution
+
+
+@pytest.fixture(autouse=True)
+def small_batches_are_worth_it(monkeypatch):
+    monkeypatch.setattr(fast, "_pays", lambda x: True)
+    monkeypatch.setattr(fast, "rows_for_convolution", lambda: 1)
 
 
 @pytest.fixture
@@ -192,6 +201,58 @@ def test_pointwise_is_linear(bias):
             assert gap(a, b) < 1e-4
 
 
+# When it pays -----------------------------------------------------------------------------------
+
+CPUINFO = "processor\t: 0\nvendor_id\t: {}\ncpu family\t: {}\nmodel\t\t: {}\nmodel name\t: x\n"
+
+
+@pytest.mark.parametrize("maker, family, rows", [
+    ("AuthenticAMD", 26, 256), ("AuthenticAMD", 25, 2048), ("GenuineIntel", 6, float("inf")),
+    (None, 0, float("inf"))])
+def test_the_processor_decides_on_convolutions(maker, family, rows, monkeypatch):
+    def read_text(path):
+        if maker is None:
+            raise FileNotFoundError(path)
+        return CPUINFO.format(maker, family, 17)
+    monkeypatch.setattr(fast.Path, "read_text", read_text)
+    assert fast.processor() == (maker or "", family, 17 if maker else 0)
+    assert ROWS.__wrapped__() == rows
+
+
+def test_few_rows_stay_linear(monkeypatch):
+    "oneDNN rearranges the weight for each call: a 2 x 2 map would wait for that."
+    seen = []
+    monkeypatch.setattr(fast, "pointwise", lambda *args: seen.append(1) or F.linear(
+        args[1].permute(0, 2, 3, 1), args[0].weight, args[0].bias).permute(0, 3, 1, 2))
+    monkeypatch.setattr(fast, "rows_for_convolution", lambda: 2048)
+    linear = nn.Linear(8, 32)
+    fast._linear(linear, torch.randn(8, 2, 2, 8))
+    assert not seen
+    fast._linear(linear, torch.randn(8, 16, 16, 8))
+    assert seen
+
+
+def test_a_small_image_is_not_even_looked_at(monkeypatch):
+    "The questions that a fast block asks cost more than it could gain."
+    monkeypatch.setattr(fast, "rows_for_convolution", lambda: 2048)
+    monkeypatch.setattr(fast, "_pays", PAYS)
+    monkeypatch.setattr(fast, "_knows", lambda *args: pytest.fail("asked"))
+    _, quick = pair("V1")
+    with torch.no_grad():
+        quick.eval()(images(64))
+
+
+def test_what_pays_is_not_asked_of_a_traced_batch(monkeypatch):
+    "Its size would become a constant of the program."
+    monkeypatch.setattr(fast, "_pays", PAYS)
+    _, quick = pair("V1")
+    block, x = blocks(quick)[0].eval(), torch.randn(2, 8, 16, 16)
+    with torch.no_grad():
+        batch = torch.export.Dim("batch", min=1, max=10_000)
+        program = torch.export.export(block, (x,), dynamic_shapes=({0: batch},))
+        assert program.module()(torch.randn(5, 8, 16, 16)).shape == (5, 8, 16, 16)
+
+
 # What stays as it was ----------------------------------------------------------------------------
 
 @each_network
@@ -235,7 +296,7 @@ def test_what_it_does_not_know_stays():
 
 def test_who_reads_convnext_does_not_meet_it():
     code = "import sys, convnext_nb.convnext; assert 'convnext_nb.fast' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    python(code)
 
 
 def test_builders_can_be_pickled_and_are_named():

@@ -91,4 +91,4 @@ def test_training_shows_itself_and_an_interrupt_leaves_a_checkpoint(page, lab):
     error.wait_for(timeout=WAIT)
     assert "Interrupted" in error.inner_text()
     rows = [json.loads(line) for line in (folder / "run/metrics.jsonl").read_text().splitlines()]
-    assert rows and (folder / "run" / CHECKPOINT).exists()
+    assert rows and (folder / "run/checkpoint.pt").exists()

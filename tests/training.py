@@ -1,7 +1,5 @@
 """What the tests of training share: tiny images, a tiny recipe, runs that are cut off."""
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,15 +20,6 @@ TIMES = ("seconds", "images_per_s")  # what differs from run to run
 COMPLETE = ["checkpoint.pt", "evidence.json", "metrics.jsonl", "model.safetensors", "recipe.json"]
 
 
-@contextmanager
-def one_thread() -> Iterator[None]:
-    "Tiny networks are slower with more threads, and all runs must be the same."
-    usual = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(usual)
-
-
 def split(n, classes=4, side=32):
     "Noisy images whose mean color gives the class away."
     g = torch.Generator().manual_seed(n)
@@ -46,12 +35,6 @@ def dataset(n_train=26, n_val=10, classes=4, side=32):
 
 def fit(folder, recipe=RECIPE, what=None):
     return train.fit(recipe, what or dataset(), folder, device="cpu", progress=False)
-
-
-def undisturbed(folder, recipe=RECIPE):
-    "A run from start to end, on one thread."
-    with one_thread():
-        return fit(folder, recipe)
 
 
 def rows(run):

@@ -12,13 +12,14 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
-from convnext_nb import convnext, data, models, shapes
+from convnext_nb import convnext, data, draw, models, shapes
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "site" / "live"
 IN_WORKER = ("safetensors.js", "network.js", "picture.js", "worker.js")
 SCRIPTS = ("drawing.js", "network.js", "picture.js", "data.js", "page.js", "way.js", "hide.js",
-           "block.js", "input.js", "weights.js")  # the weights last: the page is there before
+           "block.js", "input.js", "steps.js", "road.js",
+           "weights.js")  # last: the page is there before them
 PHOTOS = {  # file: (what it shows, whose it is, as scikit-image's `skimage.data` says)
     "coffee.jpg": ("a cup of espresso", "the coffee cup by Rachel Michetti, courtesy of Pikolo "
                    "Espresso Bar (CC0)"),
@@ -58,6 +59,15 @@ def describe(net: convnext.ConvNeXt, preprocessing: data.Preprocessing, classes)
         "classes": list(classes),
         **preprocessing.to_dict(),
     }
+
+
+def road() -> dict:
+    "The steps of the roadmap for ResNet-50, as the page's second part shows them."
+    found = json.loads(draw.as_json(("resnet50",)))
+    steps = found["regimes"]["resnet50"]
+    for step in steps:
+        for stage in step["stages"]: stage.pop("first")
+    return {"families": found["families"], "steps": steps, "colors": draw.COLORS}
 
 
 def data_url(image: Image.Image, kind: str) -> str:
@@ -136,7 +146,7 @@ def page(net, preprocessing, classes, path: Path) -> str:
         terms=html.escape(about.get("terms", "")) + ".",
         credits=f"Photographs, cropped, from scikit-image's data: {photos}. "
                 "The figures are drawn by this project.",
-        road="", scripts="\n".join(f'<script src="live/{name}"></script>' for name in SCRIPTS))
+        scripts="\n".join(f'<script src="live/{name}"></script>' for name in SCRIPTS))
 
 
 def build(site: Path) -> None:
@@ -152,6 +162,9 @@ def build(site: Path) -> None:
     (folder / "data.js").write_text(
         '"use strict";\n// Made by tools/live.py: the network\'s sizes, the text of the worker.\n'
         f"const LIVE = {json.dumps(about)};\n", encoding="utf-8")
+    (folder / "steps.js").write_text(
+        '"use strict";\n// Made by tools/live.py: the steps of the roadmap.\n'
+        f"const ROAD = {json.dumps(road(), ensure_ascii=False)};\n", encoding="utf-8")
     weights = base64.b64encode(path.read_bytes()).decode()
     (folder / "weights.js").write_text(f'weightsArrived("{weights}");\n', encoding="utf-8")
     (site / "live.html").write_text(page(net, preprocessing, classes, path), encoding="utf-8")

@@ -61,15 +61,15 @@ function strongest(map, channels) {
   return Array.from({length: channels}, (_, i) => i).sort((a, b) => spread(b) - spread(a));
 }
 
-// A square map of numbers, a cell each. `frames` are outlined: {row, col, rows, cols, color}.
-function drawMap(canvas, values, {top = largest(values), frames = []} = {}) {
+// A square map of numbers, a cell each. `frames` are outlined: {row, col, rows, cols, color}. Cells
+// after `until` stay empty.
+function drawMap(canvas, values, {top = largest(values), frames = [], until = null} = {}) {
   const side = Math.round(Math.sqrt(values.length)), size = 160, cell = size / side;
   const pen = sharp(canvas, size, size);
-  for (let row = 0; row < side; row++)
-    for (let col = 0; col < side; col++) {
-      pen.fillStyle = css(signed(values[row * side + col] / top));
-      pen.fillRect(col * cell, row * cell, cell + 0.5, cell + 0.5);
-    }
+  values.forEach((v, p) => {
+    pen.fillStyle = until !== null && p > until ? color("ghost") : css(signed(v / top));
+    pen.fillRect(p % side * cell, Math.floor(p / side) * cell, cell + 0.5, cell + 0.5);
+  });
   for (const frame of frames) drawFrame(pen, frame, cell, size);
 }
 
@@ -104,8 +104,9 @@ function drawPixels(canvas, bytes, side) {
   pen.putImageData(image, 0, 0);
 }
 
-// A bar for every number, up or down from zero. `mark` is lit; `lines` are {value, label}.
-function drawBars(canvas, values, {top = largest(values), mark = -1, lines = [], height = 74} = {}) {
+// A bar for every number, up or down from zero. `mark` is lit; `lines` are drawn across.
+function drawBars(canvas, values,
+                  {top = largest(values), mark = -1, lines = [], height = 74} = {}) {
   const width = 240, middle = height / 2, step = width / values.length;
   const pen = sharp(canvas, width, height);
   pen.fillStyle = color("faint");
@@ -121,20 +122,18 @@ function drawBars(canvas, values, {top = largest(values), mark = -1, lines = [],
   }
   if (mark >= 0) {
     pen.fillStyle = color("mark");
-    pen.fillRect(mark * step - 1, 0, 1.5, height);
+    pen.fillRect((mark + 0.5) * step - 0.75, 0, 1.5, height);
   }
-  pen.font = "11px system-ui, sans-serif";
-  for (const {value, label} of lines) {
-    const y = middle - value / top * (middle - 3);
+  for (const value of lines) {
     pen.fillStyle = color("ink");
-    pen.fillRect(0, y - 0.5, width, 1);
-    pen.fillText(label, 3, y < 14 ? y + 12 : y - 3);
+    pen.fillRect(0, middle - value / top * (middle - 3) - 0.5, width, 1);
   }
 }
 
 // The curve of an activation between -4 and 4, and a dot on it for every number that went in.
 function drawCurve(canvas, fn, dots) {
-  const width = 240, height = 110, x = v => (v + 4) / 8 * width, y = v => height - 14 - v / 4.4 * 90;
+  const width = 240, height = 110;
+  const x = v => (v + 4) / 8 * width, y = v => height - 14 - v / 4.4 * 90;
   const pen = sharp(canvas, width, height);
   pen.fillStyle = color("faint");
   pen.fillRect(0, y(0), width, 1);

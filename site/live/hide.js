@@ -12,7 +12,7 @@ function hide(row, col) {
 }
 
 function uncover() {
-  if (!state.patch) return;
+  if (!state.patch || sweeping) return;
   state.patch = null;
   drawPictures();
   run();
@@ -22,8 +22,9 @@ for (const id of ["picture", "seen"]) {
   const canvas = $(id);
   const follow = event => {
     if (!state.seen || sweeping) return;
-    const {left, top, width} = canvas.getBoundingClientRect(), cell = width / config.size;
-    hide((event.clientY - top) / cell - patchSide() / 2, (event.clientX - left) / cell - patchSide() / 2);
+    const {left, top, width} = canvas.getBoundingClientRect();
+    const cell = width / config.size, half = patchSide() / 2;
+    hide((event.clientY - top) / cell - half, (event.clientX - left) / cell - half);
   };
   canvas.onpointermove = follow;
   canvas.onpointerdown = follow;

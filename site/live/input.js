@@ -13,6 +13,8 @@ for (const button of $("examples").children)
     await show(await createImageBitmap(picture));
   };
 
+$("examples").querySelector("button").onclick();
+
 $("file").onchange = event => {
   if (event.target.files.length) fromBlob(event.target.files[0]);
   event.target.value = "";  // so that the same file can be chosen again
@@ -52,7 +54,8 @@ $("dialog").onclose = () => {
 
 $("camera").onclick = async () => {
   try {
-    $("video").srcObject = await navigator.mediaDevices.getUserMedia({video: {facingMode: "environment"}});
+    const wanted = {video: {facingMode: "environment"}};  // a phone's camera on the back
+    $("video").srcObject = await navigator.mediaDevices.getUserMedia(wanted);
   } catch (error) {
     $("ms").textContent = `No camera: ${error.message || "the browser gives none to this page"}.`;
     return;
@@ -62,8 +65,9 @@ $("camera").onclick = async () => {
 };
 
 // The sketch pad.
-const INKS = [["black", "#1d2129"], ["red", "#d43a2f"], ["orange", "#f08a24"], ["yellow", "#f5cf3b"],
-              ["green", "#3f9b45"], ["blue", "#2f6fd0"], ["brown", "#8a5a33"], ["white", "#ffffff"]];
+const INKS = [
+  ["black", "#1d2129"], ["red", "#d43a2f"], ["orange", "#f08a24"], ["yellow", "#f5cf3b"],
+  ["green", "#3f9b45"], ["blue", "#2f6fd0"], ["brown", "#8a5a33"], ["white", "#ffffff"]];
 let ink = INKS[0][1];
 
 for (const [name, shade] of INKS) {
@@ -94,8 +98,9 @@ function stroke(event) {
   pen.lineWidth = 18;
   pen.lineCap = "round";
   pen.beginPath();
-  pen.moveTo((event.clientX - event.movementX - left) * scale, (event.clientY - event.movementY - top) * scale);
-  pen.lineTo((event.clientX - left) * scale, (event.clientY - top) * scale);
+  const x = (event.clientX - left) * scale, y = (event.clientY - top) * scale;
+  pen.moveTo(x - event.movementX * scale, y - event.movementY * scale);
+  pen.lineTo(x, y);
   pen.stroke();
 }
 $("pad").onpointermove = stroke;

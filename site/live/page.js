@@ -14,7 +14,8 @@ const state = {
   off: {blocks: [], depthwise: false, layerScale: false},
   patch: null,  // {row, col, side}: the hidden square
   heat: null,  // size * size numbers that are laid over the picture
-  open: {stage: 0, block: 0, channel: 0, row: 0, col: 0},
+  open: {stage: 0, block: 0, channel: 0, row: null, col: null},
+  fresh: false,  // the picture is new: its strongest channel is to be chosen
   filters: null,  // depthwise filters and layer scale of every block
 };
 
@@ -39,13 +40,14 @@ worker.onmessage = ({data}) => {
   else resolve(data);
 };
 
+worker.onerror = event => { $("ms").textContent = `The network stopped: ${event.message}`; };
+
 // Called by the script with the weights, which is the last and largest to arrive.
 async function weightsArrived(weights) {
   try {
     state.filters = (await ask("load", {weights, config})).filters;
     document.documentElement.dataset.ready = "loaded";
-    if (state.bitmap) await show(state.bitmap);
-    else await $("examples").querySelector("button").onclick();
+    if (state.bitmap) await show(state.bitmap);  // else it is shown when it comes
   } catch (error) { $("ms").textContent = `The network did not start: ${error.message}`; }
 }
 
@@ -70,24 +72,26 @@ async function show(bitmap) {
   state.seen = seen;
   const {probabilities} = await ask("probe", {seen, off: {}});
   state.whole = probabilities;
-  await run({fresh: true});
+  state.fresh = true;
+  await run();
 }
 
 // One pass at a time; what is asked for meanwhile is asked once, with the newest patch.
 let running = false, again = false;
-async function run({fresh = false} = {}) {
+async function run() {
   if (!state.seen) return;
   if (running) { again = true; return; }
   running = true;
   do {
     again = false;
-    const bitmap = state.bitmap;
+    const {seen} = state;
     const {trace, ms, probabilities} = await ask("run",
-      {seen: state.seen, off: state.off, patch: state.patch});
-    if (state.bitmap !== bitmap) { again = true; continue; }
+      {seen, off: state.off, patch: state.patch});
+    if (state.seen !== seen) { again = true; continue; }  // a new picture has come
     Object.assign(state, {trace, probabilities});
     $("ms").textContent = `One pass took ${ms.toFixed(0)} ms on your machine.`;
-    if (fresh) chooseStrongest();
+    if (state.fresh) chooseStrongest();
+    state.fresh = false;
     drawAll();
   } while (again);
   running = false;
@@ -105,7 +109,13 @@ function className(k) { return config.classes[k].replace(/^n\d{8} /, ""); }
 
 function percent(p) { return `${(100 * p).toFixed(p < 0.0995 ? 1 : 0)} %`; }
 
+// For screen readers: the newest words, spoken when the hand rests.
 let speech = 0;
+function say(words, wait = 0) {
+  clearTimeout(speech);
+  speech = setTimeout(() => { $("said").textContent = words; }, wait);
+}
+
 function drawTop() {
   const {probabilities, whole} = state;
   const order = probabilities.map((_, i) => i).sort((a, b) => probabilities[b] - probabilities[a]);
@@ -122,13 +132,13 @@ function drawTop() {
     return row;
   }));
   const words = order.slice(0, 5).map(k => `${className(k)} ${percent(probabilities[k])}`);
-  clearTimeout(speech);  // spoken when the hand rests
-  speech = setTimeout(() => { $("said").textContent = `Top five: ${words.join(", ")}.`; }, 600);
+  say(`Top five: ${words.join(", ")}.`, 600);
 }
 
 // Both pictures, with the hidden square, the heat, and the frame of what the chosen pixel sees.
 function drawPictures() {
   const {bitmap, seen, patch, heat} = state, {size} = config, shown = 224;
+  if (!bitmap) return;
   const {newWidth, newHeight, left, top} = fitted(bitmap.width, bitmap.height, config);
   const across = bitmap.width / newWidth, down = bitmap.height / newHeight;
   const pen = sharp($("picture"), shown, shown);

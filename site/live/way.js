@@ -16,7 +16,8 @@ function multiplyAdds({size, dims, depths, stem, classes, kernel}) {
 }
 
 function millions(count) {
-  return count < 1e5 ? `${(count / 1e3).toFixed(0)} thousand` : `${(count / 1e6).toFixed(1)} million`;
+  if (count < 1e5) return `${(count / 1e3).toFixed(0)} thousand`;
+  return `${(count / 1e6).toFixed(1)} million`;
 }
 
 function makeCard(title, shape, words) {
@@ -53,7 +54,8 @@ function makeChip(s, b) {
 function makeWay() {
   const parts = multiplyAdds(config), {stem, dims, depths} = config;
   const cards = [makeCard("Stem", `${stem} x ${stem}, stride ${stem}`,
-    `${parts[1].side} x ${parts[1].side} x ${dims[0]} numbers. ${millions(parts[0].count)} multiply-adds.`)];
+    `${parts[1].side} x ${parts[1].side} x ${dims[0]} numbers. `
+    + `${millions(parts[0].count)} multiply-adds.`)];
   dims.forEach((c, s) => {
     const {side, count} = parts[s + 1];
     const card = makeCard(`Stage ${s + 1}`, `${side} x ${side} x ${c}`,
@@ -64,11 +66,13 @@ function makeWay() {
     card.append(chips);
     const canvas = card.querySelector("canvas");
     canvas.onpointermove = event => pointAt(event, s, depths[s] - 1);
+    canvas.onpointerleave = drawPictures;
     cards.push(card);
   });
   const all = parts.reduce((sum, part) => sum + part.count, 0);
   cards.push(makeCard("Head", `${dims.at(-1)} → ${config.classes.length}`,
-    `The mean of every channel, a layer norm, and a score for each class. ${millions(all)} multiply-adds in all.`));
+    "The mean of every channel, a layer norm, and a score for each class. "
+    + `${millions(all)} multiply-adds in all.`));
   $("way").replaceChildren(...cards);
 }
 
@@ -88,7 +92,8 @@ function drawWay() {
   drawBars(head, pooled, {height: 240});
   head.setAttribute("aria-label", `The means of the ${pooled.length} channels, as bars`);
   for (const chip of document.querySelectorAll(".chip")) {
-    const [, s, b] = chip.id.split("-").map(Number), isOff = state.off.blocks.includes(`${s}.${b}`);
+    const [, s, b] = chip.id.split("-").map(Number);
+    const isOff = state.off.blocks.includes(`${s}.${b}`);
     chip.classList.toggle("off", isOff);
     chip.classList.toggle("open", state.open.stage === s && state.open.block === b);
     chip.querySelector("input").checked = !isOff;
@@ -98,7 +103,8 @@ function drawWay() {
 // The pointer is over the small maps of a stage: the pictures show what that pixel sees.
 function pointAt(event, stage, block) {
   if (!state.trace) return;
-  const {left, top, width} = event.target.getBoundingClientRect(), {side} = state.trace.stages[stage];
+  const {left, top, width} = event.target.getBoundingClientRect();
+  const {side} = state.trace.stages[stage];
   const within = v => Math.min(side - 1, Math.max(0, Math.floor((v / width * 3 % 1) * side)));
   const unit = {stage, block, row: within(event.clientY - top), col: within(event.clientX - left)};
   drawPictures();
@@ -131,7 +137,7 @@ function fieldWords(unit) {
   const inside = (start, length) => Math.min(size, start + length) - Math.max(0, start);
   const seen = `${inside(row, rows)} x ${inside(col, cols)}`;
   return `Pixel (${unit.row}, ${unit.col}) of stage ${unit.stage + 1} can see ${seen} of the `
-    + `${size} x ${size} pixels; its whole field is ${rows} wide.`;
+    + `${size} x ${size} pixels${rows > size ? `; its field is ${rows} wide` : ""}.`;
 }
 
 makeWay();
