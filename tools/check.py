@@ -122,7 +122,6 @@ CHECKS = {
     "notebooks": notebooks,
     "docs": lambda: succeeds(sys.executable, "tools/docs.py"),
     "pytest": lambda: pytest("-n", str(WORKERS), "--dist", "loadfile"),  # of the site, too
-    "pytest": pytest,
     "package without the dev extra": lambda: succeeds(sys.executable, "tools/plain_install.py"),
 }
 

@@ -163,9 +163,16 @@ def chapter_links(name: str) -> str:
 
 
 def solutions(text: str) -> str:
-    "Prose that answers the exercises, folded: `Solutions: ...` or whatever follows `check`."
+    "Prose that answers the exercises, folded; `1: ... 2: ...` becomes `Solution 1`, `Solution 2`."
     text = re.sub(r"^Solutions?[:.]\s*", "", text)
-    return f"<details><summary>Show the solutions in words</summary>\n\n{text}\n\n</details>"
+    parts = re.split(r"(?:^|\s)(\d): ", text)
+    if len(parts) == 1: return fold("Solutions in words", text)
+    return "\n\n".join(fold(f"Solution {number}", answer)
+                       for number, answer in zip(parts[1::2], parts[2::2]))
+
+
+def fold(title: str, text: str) -> str:
+    return f"<details><summary>{title}</summary>\n\n{text}\n\n</details>"
 
 
 def without_entry(module_name: str, documented: set[str]) -> list[str]:
