@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CHAPTERS', 'COLORS', 'STAGE_COLORS', 'SIGNS', 'anatomy', 'total', 'parts', 'as_json', 'Picture', 'block', 'network',
-           'difference', 'strip', 'Moving', 'morph']
+           'difference', 'where', 'Moving', 'morph']
 
 # %% ../nbs/640_draw.ipynb #8b9211c4
 import json
@@ -358,7 +358,7 @@ def _line(points, width=1.5, **more):
     return _tag("polyline", points=path, fill="none", stroke="currentColor", stroke_width=width,
                 stroke_opacity="0.5", **more)
 
-# %% ../nbs/640_draw.ipynb #cdff2d40
+# %% ../nbs/640_draw.ipynb #2e8ad25c
 def _outline(box, most, half):
     "Corners of a box around x = 0, from y = 0 down."
     height = _height(box) - 8
@@ -367,7 +367,9 @@ def _outline(box, most, half):
     return [(-top, 0), (top, 0), (end, height), (-end, height)]
 
 def _height(box):
-    return {"around": 36, "across": 36, "add": 26}.get(box["kind"], 20)
+    "Of the row of a box. A large kernel makes it taller."
+    if box["kind"] == "around": return 30 + 2 * box.get("kernel", 7)
+    return {"across": 36, "add": 26}.get(box["kind"], 20)
 
 def _shape_of(box, x, y, most, half):
     "The colored figure of a box, centered at x."
@@ -378,8 +380,18 @@ def _shape_of(box, x, y, most, half):
     if box["lane"] == "shortcut": outline = [(dx and dx / abs(dx) * 5, dy) for dx, dy in outline]
     corners = [(x + dx, y + 4 + dy) for dx, dy in outline]
     points = " ".join(f"{a:.1f},{b:g}" for a, b in corners)
-    return _tag("polygon", points=points, fill=COLORS[box["kind"]], stroke="currentColor",
-                stroke_width=0.6)
+    solid = _tag("polygon", points=points, fill=COLORS[box["kind"]], stroke="currentColor",
+                 stroke_width=0.6)
+    return solid + _stripes(box, corners)
+
+def _stripes(box, corners):
+    "As many stripes as a kernel has rows."
+    if box["kind"] != "around" or box["lane"] == "shortcut" or "kernel" not in box: return ""
+    (left, top), (right, _), (_, end), _ = corners
+    rows = box["kernel"]
+    heights = [top + (end - top) * i / rows for i in range(1, rows)]
+    path = "".join(f"M{left:.1f} {y:.1f}H{right:.1f}" for y in heights)
+    return _tag("path", d=path, stroke="currentColor", stroke_width=0.6, stroke_opacity="0.6")
 
 # %% ../nbs/640_draw.ipynb #f5e773b1
 def _words(box):
@@ -592,18 +604,19 @@ def _marks(a, b, rows):
         else: right[other] = "moved" if other in before else "new"
     return left, right
 
-# %% ../nbs/640_draw.ipynb #59621a27
+# %% ../nbs/640_draw.ipynb #19ccc0d5
 def _beside(a, b, y, names):
     "Two blocks side by side, with what differs marked; also the height below them."
     rows = _aligned([box["role"] for box in a], [box["role"] for box in b])
     sides = {"left": {}, "right": {}}
-    boxes = {box["role"]: box for box in a + b}
+    before = {box["role"]: box for box in a}
+    after = {box["role"]: box for box in b}
     start = y + 30
     y = start + 12
     for one, other in rows:
         if one: sides["left"][one] = y
         if other: sides["right"][other] = y
-        y += _height(boxes[one or other])
+        y += max(_height(box[role]) for role, box in ((one, before), (other, after)) if role)
     most = max(max(box["channels"], box.get("in", 0)) for box in a + b)
     left, right = _marks(a, b, rows)
     drawn = []
@@ -673,8 +686,8 @@ def _plans(found, y, names):
         y += 246 + 6 * (most["blocks"] // 9)
     return (drawn, y), said
 
-# %% ../nbs/640_draw.ipynb #f1e5915f
-def strip(
+# %% ../nbs/640_draw.ipynb #5ebb1e5f
+def where(
     here: str | Step,  # the step to mark
     regime: str = "resnet50",  # "resnet50" or "resnet200"
 ) -> Picture:
@@ -684,7 +697,7 @@ def strip(
     names = [s.name for s in found]
     at = names.index(step(name, regime).name)
     low, high = min(s.top1 for s in found), max(s.top1 for s in found)
-    places = {s.name: (10 + 24 * i, 62 - 40 * (s.top1 - low) / (high - low))
+    places = {s.name: (14 + 23.4 * i, 62 - 40 * (s.top1 - low) / (high - low))
               for i, s in enumerate(found)}
     road = [places[s.name] for s in found if s.name not in ("k5", "k9", "k11")]
     drawn = [_line(road)]
@@ -694,6 +707,9 @@ def strip(
         shade = "0.25" if i > at else "1"
         look = dict(fill=_MARK, r=8) if i == at else dict(r=4.5, fill_opacity=shade)
         drawn.append(_tag("g", tip, _tag("circle", cx=x, cy=y, stroke="currentColor", **look)))
+    for s in (found[0], found[-1]):
+        x, y = places[s.name]
+        drawn.append(_text(x, y - 10, s.top1, 9, True, text_anchor="middle"))
     s = found[at]
     drawn.append(_text(0, 84, f"{at + 1} of 16: {s.label}", 12, font_weight="bold"))
     paper = f"ImageNet top-1 {s.top1} % in the paper, {s.gmacs:.2f} G multiply-adds"

@@ -242,18 +242,38 @@ def _control(fn, name, spec):
 def checker(
     answers: dict[str, Callable],  # exercise: function that works out the answer
     tolerance: float = 1e-3,  # how far off a number may be, as a share of the answer
+    hints: dict[str, list[str]] | None = None,  # exercise: hints, from a nudge to half the answer
 ) -> Callable[[str, object], str]:
-    "A function `check(exercise, answer)` that says yes, or how far off the answer is."
+    """A function `check(exercise, answer)` that says yes, or how far off the answer is.
+
+    Each wrong answer to an exercise earns the next of its hints. ValueError for hints to an
+    exercise that does not exist, and from `check` for its name.
+    """
+    hints = hints or {}
+    wrong = dict.fromkeys(answers, 0)
+    for name in hints: _need_exercise(name, answers)
+
     def check(name: str, answer) -> str:
-        if name not in answers:
-            raise ValueError(f"no exercise {name!r} here; there are: {', '.join(answers)}")
-        return _verdict(answer, answers[name](), tolerance)
+        _need_exercise(name, answers)
+        said = _verdict(answer, answers[name](), tolerance)
+        stages = hints.get(name, [])
+        if said == "Yes." or not stages: return said
+        wrong[name] = min(wrong[name] + 1, len(stages))
+        return f"{said} Hint {wrong[name]} of {len(stages)}: {stages[wrong[name] - 1]}"
     return check
 
+def _need_exercise(name, answers):
+    if name not in answers:
+        raise ValueError(f"no exercise {name!r} here; there are: {', '.join(answers)}")
+
+# %% ../nbs/610_explore.ipynb #2c7be01d
 def _verdict(answer, truth, tolerance):
     is_number = isinstance(truth, (int, float)) and not isinstance(truth, bool)
     if not is_number:
+        if isinstance(answer, list): answer = tuple(answer)
         return "Yes." if answer == truth else f"Not yet: {answer!r} is not it."
+    if not hasattr(answer, "__float__"): return f"Not yet: {answer!r} is not a number."
+    if not isinstance(answer, int): answer = float(answer)
     if abs(answer - truth) <= tolerance * abs(truth): return "Yes."
     if not answer or not truth:
         return f"Not yet: {answer} is too {'low' if truth > answer else 'high'}."

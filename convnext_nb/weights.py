@@ -404,18 +404,7 @@ def _keys_of(model, layer, format):
     ours = [f"{layer}.weight", f"{layer}.bias"]
     return _weight_keys(rename(ours, rules(model)[format]).values())
 
-# %% ../nbs/210_weights.ipynb #e24b4833
-class _Match(NamedTuple):
-    "How far a state dict fits a network in one format, under one prefix."
-    format: str
-    prefix: str
-    tensors: dict[str, torch.Tensor]  # by the format's bare keys
-    shared: int  # how many keys fit
-    missing: list[str]  # keys that must not be missing
-    extra: list[str]  # keys that must not be there
-    fresh: list[str]  # what stays as it is in the network
-    unused: list[str]  # what is not used of the state dict
-
+# %% ../nbs/210_weights.ipynb #5d3e91ac
 class _Expected(NamedTuple):
     "The keys that a network has in one format, bare."
     format: str
@@ -428,6 +417,18 @@ def _expected(model, format):
     wanted = _weight_keys(key_map(model, format).values())
     head = _keys_of(model, _head_name(model), format)
     return _Expected(format, wanted, head, _keys_of(model, "norm", format) & wanted)
+
+# %% ../nbs/210_weights.ipynb #e24b4833
+class _Match(NamedTuple):
+    "How far a state dict fits a network in one format, under one prefix."
+    format: str
+    prefix: str
+    tensors: dict[str, torch.Tensor]  # by the format's bare keys
+    shared: int  # how many keys fit
+    missing: list[str]  # keys that must not be missing
+    extra: list[str]  # keys that must not be there
+    fresh: list[str]  # what stays as it is in the network
+    unused: list[str]  # what is not used of the state dict
 
 def _compare(expected, state, prefix):
     "Compares the keys under `prefix` with those that are expected."

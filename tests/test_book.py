@@ -1,123 +1,146 @@
-"""What leads through the book: glossary, paths, the table of the paper, slides, and every Next."""
-import json
-import re
-from pathlib import Path
+"""The chapters as a book: their parts, their sizes, their spelling, their exercises."""
 
+import ast
+import re
+
+import book
 import nbformat
 import pytest
-import slides
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-ROOT = Path(__file__).resolve().parent.parent
-NBS = ROOT / "nbs"
+KNOWN_GAPS = {  # this set may only shrink
+    ("110_cost", "shape assert"), ("120_layers", "shape assert"), ("120_layers", "cost assert"),
+    ("430_cli", "exercises"),
+}
+each_chapter = pytest.mark.parametrize("path", book.CHAPTERS, ids=lambda path: path.stem)
 
 
-def prose(chapter: Path) -> str:
-    "All Markdown of a notebook."
-    cells = json.loads(chapter.read_text(encoding="utf-8"))["cells"]
-    return "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
+def test_chapters_have_their_parts():
+    found = {(path.stem, part) for path in book.CHAPTERS for part in book.missing(path)}
+    assert not found - KNOWN_GAPS, "these chapters lack these parts (tools/book.py says which)"
+    assert not KNOWN_GAPS - found, "these have come: take them out of KNOWN_GAPS"
 
 
-def headings(text: str) -> set[str]:
-    return set(re.findall(r"^#+ (.+?)\s*$", text, re.M))
+@each_chapter
+def test_no_cell_is_long_and_no_output_large(path):
+    assert not book.long_cells(path)
+    assert book.output_bytes(path) < book.MOST_BYTES
 
 
-def bold(text: str, term: str) -> bool:
-    "Whether the term, without what stands in parentheses, is in bold somewhere."
-    words = r"[ -]".join(map(re.escape, re.split("[ -]", term.partition(" (")[0])))
-    return bool(re.search(rf"\*\*[^*]*?\b{words}(?:s|es)?\b[^*]*\*\*", text, re.I))
+def test_spelling():
+    found = book.misspelled()
+    assert not found, "mend it, or name it in [tool.codespell] of pyproject.toml"
 
 
-def wrong_terms(entries: list[dict], folder: Path) -> list[str]:
-    "What is wrong with a glossary: no chapter, a term not in bold there, too long, twice."
-    wrong = []
-    for entry in entries:
-        term, path = entry["term"], folder / entry["chapter"]
-        if not path.exists(): wrong.append(f"{term}: no chapter {path.name}")
-        elif not bold(prose(path), term): wrong.append(f"{term}: not in bold in {path.name}")
-        sentences = len(re.findall(r"[.!?](?: |$)", entry["meaning"]))
-        if sentences > 2: wrong.append(f"{term}: too long")
-    terms = [entry["term"] for entry in entries]
-    return wrong + [f"{term}: twice" for term in set(terms) if terms.count(term) > 1]
+@pytest.fixture
+def chapter(tmp_path):
+    "Writes a chapter of the walk from cells and says where it is."
+    def write(*cells):
+        path = tmp_path / "165_toy.ipynb"
+        nbformat.write(new_notebook(cells=list(cells)), path)
+        return path
+    return write
 
 
-def wrong_places(rows: list[dict], folder: Path, key: str) -> list[str]:
-    "Every row of a table that names a chapter, or a heading in it, that does not exist."
-    wrong = []
-    for row in rows:
-        path = folder / row["chapter"]
-        if not path.exists(): wrong.append(f"no chapter {row['chapter']}")
-        elif row[key] and row[key] not in headings(prose(path)):
-            wrong.append(f"{row['chapter']} has no heading {row[key]!r}")
-    return wrong
+WHOLE = [new_markdown_cell("# A\n\n> Why?"), new_markdown_cell("As in Table 10."),
+         new_code_cell("maps = shapes(net)\ntest_eq(maps['a'], 3)"),
+         new_code_cell("check_cost('k7')"), new_code_cell("play(f, a=(1, 2))"),
+         new_markdown_cell("## Exercises\n\n1. How many?"),
+         new_markdown_cell("## Recap\n\n| a | b |")]
 
 
-def read(name: str):
-    return json.loads((NBS / name).read_text(encoding="utf-8"))
+@pytest.mark.parametrize("gone, part", list(enumerate(
+    ["question", "source", "shape assert", "cost assert", "widget", "exercises", "recap"])))
+def test_each_missing_part_is_seen(gone, part, chapter):
+    assert book.missing(chapter(*WHOLE)) == set()
+    path = chapter(*(cell for i, cell in enumerate(WHOLE) if i != gone))
+    assert book.missing(path) == {part}
+    elsewhere = path.rename(path.with_name("230_toy.ipynb"))
+    assert book.missing(elsewhere) == {part} & set(book.EVERYWHERE)
 
 
-def test_glossary():
-    assert not wrong_terms(read("glossary.json"), NBS)
+def test_long_cells_and_large_outputs_are_seen(chapter):
+    long, short = new_code_cell("a = 1\n" * 41), new_code_cell("b = 1\n" * 40)
+    short.outputs = [new_output("stream", text="x" * 2_000_000)]
+    path = chapter(long, short)
+    assert book.long_cells(path) == ["a = 1"] and book.output_bytes(path) > book.MOST_BYTES
 
 
-def test_glossary_notices_faults(tmp_path):
-    nb = new_notebook(cells=[new_markdown_cell("# A\n\nA **stem** and stages."),
-                             new_code_cell("# **stage**")])
-    nbformat.write(nb, tmp_path / "a.ipynb")
-    entry = dict(term="stem", chapter="a.ipynb", meaning="The layers before the first block.")
-    assert not wrong_terms([entry], tmp_path)
-    assert wrong_terms([entry, entry], tmp_path) == ["stem: twice"]
-    assert wrong_terms([entry | dict(term="stage")], tmp_path) == ["stage: not in bold in a.ipynb"]
-    assert wrong_terms([entry | dict(chapter="b.ipynb")], tmp_path) == ["stem: no chapter b.ipynb"]
-    assert wrong_terms([entry | dict(meaning="One. Two. Three. Four.")], tmp_path)
+def test_prose_and_pictures_are_counted(chapter):
+    picture = new_code_cell("#| fig-alt: a curve\n\nplot()\n")
+    plain = new_code_cell("plot()")
+    for cell in (picture, plain):
+        cell.outputs = [new_output("display_data", {"image/png": "iVBO"})]
+    path = chapter(new_markdown_cell("Four words of prose, `x = 1`. ![](a.png)"), picture, plain)
+    assert book.pictures(path) == [True, False, False]
+    assert book.words_per_line(path) == pytest.approx(6 / 2)
 
 
-def test_paper_table():
-    rows = read("paper.json")
-    assert not wrong_places(rows, NBS, "heading")
-    sections = {row["section"] for row in rows}
-    assert sections >= {"1", "2.1", "2.2", "2.3", "2.4", "2.5", "2.6", "3.1", "3.2", "3.3",
-                        "4", "5", "6", "A.1", "A.2", "A.3", "B", "C", "D", "E", "F"}
-    assert wrong_places([rows[0] | dict(heading="Nowhere")], NBS, "heading")
-    assert wrong_places([rows[0] | dict(chapter="999_nothing.ipynb")], NBS, "heading")
+def test_misspelled_words_are_seen(chapter, monkeypatch):
+    typo = "rec" + "ieve"
+    path = chapter(new_markdown_cell(f"We {typo} it, by a kernel."))
+    monkeypatch.setattr(book, "CHAPTERS", [path])
+    line, = {line for line in book.misspelled() if path.stem in line}
+    assert f"{typo} ==> receive" in line
 
 
-def test_next_leads_through_all_chapters_in_order():
-    chapters = sorted(NBS.glob("[0-9]*.ipynb"))
-    for path, after in zip(chapters, chapters[1:]):
-        last = prose(path).rpartition("**Next:**")[2]
-        assert re.findall(r"\]\((\w+\.ipynb)\)", last)[:1] == [after.name], path.name
+# exercises: each has a name that the text says, an answer that is checked, and hints
+
+NO_EXERCISES = {"430_cli"}  # this set may only shrink
+NOT_MARKED = {"320_final"}  # its exercises are trainings of one's own
+marked = pytest.mark.parametrize(
+    "path", [path for path in book.CHAPTERS if path.stem not in NO_EXERCISES | NOT_MARKED],
+    ids=lambda path: path.stem)
 
 
-def test_paths_name_chapters_and_their_headings():
-    for stop in [stop for stops in read("paths.json").values() for stop in stops]:
-        if not stop["chapter"]: continue
-        found = headings(prose(NBS / stop["chapter"]))
-        for name in re.findall(r"(?<!\*)\*([^*]+)\*(?!\*)", stop["do"]):
-            if name[0].isupper(): assert name in found, (stop["chapter"], name)
+def exercises(path):
+    "The text of the exercises, and the cells after it."
+    cells = nbformat.read(path, 4).cells
+    start = next(i for i, cell in enumerate(cells) if "## Exercises\n" in cell.source)
+    return cells[start].source.split("## Exercises\n")[1], cells[start + 1:]
 
 
-def test_slides(tmp_path):
-    shown = new_code_cell("1 + 1", outputs=[new_output("execute_result", {"text/plain": "2"})])
-    hidden = new_code_cell("#| hide\nsecret()")
-    folded = new_code_cell("#| echo: false\npicture()", outputs=[new_output(
-        "display_data", {"text/html": "<b>drawn</b>", slides.WIDGET: {}})])
-    cells = [new_markdown_cell("# Title\n\n> Question?"), new_markdown_cell("Text.\n\n## Part"),
-             shown, hidden, folded, new_markdown_cell("See [it](b.ipynb).\n\n### Next part")]
-    nbformat.write(new_notebook(cells=cells), tmp_path / "a.ipynb")
-    page = slides.build([dict(chapter="a.ipynb", section="Part")], tmp_path)
-    assert page.count("<section") == 2 and "drawn" in page and "picture" not in page
-    assert "secret" not in page and "Next part" not in page and "Question" not in page
-    assert "b.ipynb" not in page and "See it." in page
-    assert not re.search(r"""<(script|link|img)[^>]*(src|href)=["']?(https?:)?//""", page)
-    page = slides.build([dict(chapter="a.ipynb", section="", most=1)], tmp_path)
-    assert page.count("<section") == 1 and "Question" in page
+def checker_of(cells):
+    "The names of the exercises that are checked, and the hints to each."
+    for cell in cells:
+        if "checker(" not in cell.source: continue
+        call = next(node for node in ast.walk(ast.parse(cell.source)) if isinstance(node, ast.Call)
+                    and getattr(node.func, "id", "") == "checker")
+        hints = {word.arg: word.value for word in call.keywords}.get("hints")
+        names = [key.value for key in call.args[0].keys]
+        return names, ast.literal_eval(hints) if hints else {}
+    return [], {}
 
 
-@pytest.mark.parametrize("entry, said", [
-    (dict(chapter="b.ipynb", section=""), "no chapter b.ipynb"),
-    (dict(chapter="a.ipynb", section="Gone"), "no heading 'Gone'")])
-def test_slides_name_what_is_missing(entry, said, tmp_path):
-    nbformat.write(new_notebook(cells=[new_markdown_cell("# Title")]), tmp_path / "a.ipynb")
-    with pytest.raises(SystemExit, match=said):
-        slides.build([entry], tmp_path)
+def words(code):
+    "The strings and the names of keyword arguments in a cell."
+    nodes = list(ast.walk(ast.parse(code)))
+    return ({node.value for node in nodes if isinstance(node, ast.Constant)}
+            | {node.arg for node in nodes if isinstance(node, ast.keyword)})
+
+
+def test_each_chapter_has_exercises():
+    for path in book.CHAPTERS:
+        if path.stem in NO_EXERCISES:
+            assert "exercises" in book.missing(path), "they have come: empty NO_EXERCISES"
+            continue
+        numbers = re.findall(r"^(\d)\. ", exercises(path)[0], re.M)
+        assert 3 <= len(numbers) <= 5 and numbers == list("12345")[:len(numbers)], path.stem
+
+
+@marked
+def test_exercises_are_named_and_checked_both_ways(path):
+    text, cells = exercises(path)
+    names, hints = checker_of(cells)
+    told = [name.rstrip(".") for name in re.findall(r"\*\*(.+?)\*\*", text)]
+    assert set(names) <= set(told), "the text has to say the names"
+    code = [cell for cell in cells if cell.cell_type == "code"]
+    right = [cell for cell in code if "Yes" in cell.source]
+    for name in names:
+        assert any(name in words(cell.source) for cell in right), f"no right answer to {name!r}"
+    assert all("#| code-fold: true" in cell.source for cell in right), "solutions are folded"
+    guesses = [cell for cell in code if "check(" in cell.source and cell not in right
+               and "code-fold" not in cell.source]
+    assert any("Not yet: " in str(cell.outputs) for cell in guesses), "no wrong answer is shown"
+    if path.stem < "3":
+        assert set(hints) == set(names) and all(hints.values())

@@ -156,7 +156,7 @@ def test_closed_pipe_and_full_disk(as_script, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("recipe, model, kept", [
-    ("tiny_fast", "", ["drop_path", "layer_scale", "stem_stride"]),
+    ("tiny_fast", "", ["drop_path", "init", "layer_scale", "stem_stride"]),
     ("tiny_fast", "convnext_small", ["drop_path", "layer_scale", "stem_stride"]),
     ("tiny_fast", "convnextv2_tiny", ["drop_path", "stem_stride"]),
     ("tiny_fast", "convnext_isotropic_small", ["drop_path"]),

@@ -84,7 +84,7 @@ def test_a_file_where_the_folder_should_be(below, tmp_path, home, monkeypatch):
 # killed, and several at once
 
 def slowly(image, preprocessing):
-    time.sleep(0.8)  # what is to happen while they pack must not come too late
+    time.sleep(0.3)  # what is to happen while they pack must not come too late
     return image.convert("RGB")
 
 

@@ -16,7 +16,7 @@ RECIPE = Recipe(model="convnext", epochs=4, batch_size=8, lr=1e-2, warmup_epochs
                 precision="fp32")
 FULL = replace(RECIPE, epochs=2, augment="crop flip trivialaugment", erasing=0.5, mixup=0.5,
                cutmix=1.0, mix_until=0.5, ema=0.9, sizes=((0.0, 32), (0.5, 40)))
-TIMES = ("seconds", "images_per_s")  # what differs from run to run
+TIMES = ("seconds", "first_seconds", "images_per_s")  # what differs from run to run
 COMPLETE = ["checkpoint.pt", "evidence.json", "metrics.jsonl", "model.safetensors", "recipe.json"]
 
 
