@@ -121,8 +121,8 @@ CHECKS = {
         sys.executable, "tools/readme.py", "--check"),
     "the chapters in numbers": lambda: succeeds(sys.executable, "tools/book.py"),
     "notebooks": notebooks,
-    "pytest": lambda: pytest("-n", str(WORKERS), "--dist", "loadfile"),
     "docs": lambda: succeeds(sys.executable, "tools/docs.py"),
+    "pytest": lambda: pytest("-n", str(WORKERS), "--dist", "loadfile"),  # of the site, too
     "package without the dev extra": lambda: succeeds(sys.executable, "tools/plain_install.py"),
 }
 
