@@ -314,6 +314,7 @@ def one_pass(
     return plain_loop(net, loader, train.best_device(), LAYOUTS[one.layout], one.bf16,
                       one.compiled, at_once)
 
+# %% ../nbs/540_bench.ipynb #b0c11fde
 def serve(one: list, recipe: dict, batches: int, folder: str):
     "A contestant's process: for each line that comes in, one pass, and a line of what it took."
     run = one_pass(Contestant(*one), train.Recipe.from_dict(recipe), batches, Path(folder))

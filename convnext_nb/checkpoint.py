@@ -45,12 +45,11 @@ class Job:
     machines: list[dict] = field(default_factory=list)  # where it ran, the last one last
     micro_batch: int | None = None  # images at a time, at full size; None: the whole batch
     keeps_memory: bool = False  # see `device.keep_memory`
-    first_steps: int = 0  # steps of the current epoch in which the device got ready
-    first_seconds: float = 0.0  # spent on those
     ready_for: set[int] = field(default_factory=set)  # image sizes, in pixels
+    first_steps: int = 0  # of the current epoch, in which the device got ready for a size
+    first_seconds: float = 0.0  # spent on those
 
-    def __post_init__(self):
-        if self.wrapped is None: self.wrapped = self.model
+    def __post_init__(self): self.wrapped = self.wrapped or self.model
 
     @property
     def rank(self) -> int:
@@ -64,9 +63,8 @@ class Job:
 
     def parts(self) -> dict:
         "The objects that have a state of their own, by name."
-        parts = dict(model=self.model, optimizer=self.optimizer)
-        if self.ema: parts["ema"] = self.ema.module
-        return parts
+        parts = {"model": self.model, "optimizer": self.optimizer}
+        return parts | ({"ema": self.ema.module} if self.ema else {})
 
 # %% ../nbs/270_checkpoint.ipynb #1baf4891
 def save(path: Path, job: Job):
@@ -153,6 +151,12 @@ def delay_interrupt(
     try: yield stop_requests
     finally: signal.signal(signal.SIGINT, previous_handler)
 
+# %% ../nbs/270_checkpoint.ipynb #9f767c45
+def _place(job):
+    "How far a job has come, in words."
+    if not job.step: return f"after epoch {job.epoch}"
+    return f"in epoch {job.epoch + 1} after step {job.step}"
+
 # %% ../nbs/270_checkpoint.ipynb #98d2f3cb
 class Saver:
     "Saves a job's state when it is time."
@@ -175,26 +179,22 @@ class Saver:
 
     def save_if_due(self):
         "To be called after each step: saves if it is time; raises Interrupted after a Ctrl-C."
-        due = time.monotonic() - self.saved_at > 60 * self.minutes
-        if self.job.rank > 0 or not (due or self.stop_requests): return
+        due = time.monotonic() - self.saved_at > 60 * self.minutes or self.stop_requests
+        if self.job.rank > 0 or not due: return
         if self.check: self.check(self.job)
         self._save()
         if self.stop_requests:
-            raise Interrupted(f"stopped {self._place()} and saved; the same call "
-                              "goes on from there")
+            where = _place(self.job)
+            raise Interrupted(f"stopped {where} and saved; the same call goes on from there")
 
     def save_after_epoch(self):
         "To be called after each epoch: saves, unless there was a save a short while ago."
         if self.job.rank > 0: return
-        first = not self.path.exists()
-        last = self.job.epoch == self.job.recipe.epochs
+        ends = not self.path.exists() or self.job.epoch == self.job.recipe.epochs
         waited = time.monotonic() - self.saved_at
-        if first or last or waited >= self.epoch_seconds: self._save()
+        if ends or waited >= self.epoch_seconds: self._save()
 
     def _save(self):
         save(self.path, self.job)
         self.saved_at = time.monotonic()
 
-    def _place(self):
-        if not self.job.step: return f"after epoch {self.job.epoch}"
-        return f"in epoch {self.job.epoch + 1} after step {self.job.step}"

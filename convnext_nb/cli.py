@@ -81,6 +81,7 @@ def _write_out():
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise
 
+# %% ../nbs/430_cli.ipynb #5bc8fbbc
 def _parser(function) -> argparse.ArgumentParser:
     "The command line of a function, from its parameters and the comments beside them."
     parser = argparse.ArgumentParser(description=function.__doc__)
@@ -184,6 +185,7 @@ def model_args_for(recipe: train.Recipe, model: str) -> dict:
             return {k: v for k, v in recipe.model_args.items() if k in shared}
     return {}
 
+# %% ../nbs/430_cli.ipynb #cb91ce37
 def recipe_by_name(name: str) -> train.Recipe:
     "A preset; ValueError, with the names there are, for an unknown one."
     try: return train.preset(name)

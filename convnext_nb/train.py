@@ -40,6 +40,8 @@ from convnext_nb.device import (
 from .evaluation import evaluate
 from .fast import speed_up
 from .models import create, shipped
+
+# %% ../nbs/280_train.ipynb #4164d839
 from convnext_nb.recipe import (  # noqa: F401
     PRESETS,
     Recipe,
@@ -280,6 +282,7 @@ def _check_before_save(job):
     raise Diverged(f"a weight is NaN or infinite in epoch {job.epoch + 1}, step {job.step}. "
                    + _advice(job.recipe))
 
+# %% ../nbs/280_train.ipynb #bde5c099
 def _show_speed(job, bar, loss):
     "Writes beside the bar how fast the epoch is so far, and the loss."
     _show(job, bar, f", {_images_per_s(job, job.step):.0f} images/s, loss {loss:.3f}")
