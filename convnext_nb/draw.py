@@ -189,7 +189,7 @@ def _chain(net, names, shapes, macs):
     _give_roles(boxes)
     return boxes
 
-# %% ../nbs/640_draw.ipynb #918e84d5
+# %% ../nbs/640_draw.ipynb #0cb496b2
 def anatomy(
     what: str | Step | nn.Module,  # a step's name, a step, or a network
     regime: str = "resnet50",  # "resnet50" or "resnet200"; used with a name
@@ -201,31 +201,40 @@ def anatomy(
     block, of a later `block` and of its `entry`; `params` and `macs` include the entry.
     """
     net = _network(what, regime)
-    names = _stages(net)
-    if not names: raise ValueError(f"{type(net).__name__} has no stages: no sequence of own blocks")
-    shapes, macs = _watched(net, size)
-    loose = _between(net, shapes, names)
+    names, loose, shapes, macs = _read(net, size)
     chains = {name: _chain(net, group, shapes, macs) for name, group in loose.items()}
     stages = []
-    for name in names:
-        before = loose[name][-1] if loose[name] else stages[-1]["name"]
-        entry = chains[name] if stages else []
-        stages.append(_stage(net, name, shapes[before], shapes[name], entry, macs[name]))
+    for i, name in enumerate(names):
+        blocks = net.get_submodule(name)
+        entry = chains[name] if i > 0 else []
+        stages.append(_shape(shapes[name]) | dict(
+            name=name, blocks=len(blocks), entry=entry,
+            params=_size(blocks) + total(entry, "params"),
+            macs=macs[name] + total(entry, "macs"),
+            first=_one_block(net, names, loose, shapes, i, True),
+            block=_one_block(net, names, loose, shapes, i, False)))
     return dict(stem=chains[names[0]], stages=stages, head=chains["head"])
 
-# %% ../nbs/640_draw.ipynb #77cb2120
+# %% ../nbs/640_draw.ipynb #f9a264a3
 def _network(what, regime):
     "The network that is meant, on the meta device."
     if not isinstance(what, nn.Module): return cost.on_meta(build, what, regime)
     return deepcopy(what).to("meta")
 
-def _stage(net, name, shape_in, shape, entry, macs):
+def _read(net, size):
+    "Names of the stages, names of the layers between them, all shapes and costs."
+    names = _stages(net)
+    if not names: raise ValueError(f"{type(net).__name__} has no stages: no sequence of own blocks")
+    shapes, macs = _watched(net, size)
+    return names, _between(net, shapes, names), shapes, macs
+
+def _one_block(net, names, loose, shapes, i, first):
+    "The boxes of the first block of a stage, or of the second."
+    name = names[i]
     blocks = net.get_submodule(name)
-    first = _record(blocks[0], shape_in)
-    later = _record(blocks[1], shape) if len(blocks) > 1 else first
-    return _shape(shape) | dict(
-        name=name, blocks=len(blocks), params=_size(blocks) + total(entry, "params"),
-        macs=macs + total(entry, "macs"), entry=entry, first=first, block=later)
+    if not first and len(blocks) > 1: return _record(blocks[1], shapes[name])
+    before = loose[name][-1] if loose[name] else names[i - 1]
+    return _record(blocks[0], shapes[before])
 
 def total(
     boxes: list[dict],  # boxes, or stages
@@ -234,7 +243,7 @@ def total(
     "Parameters or multiply-adds of some boxes together."
     return sum(box[key] for box in boxes)
 
-# %% ../nbs/640_draw.ipynb #70eae767
+# %% ../nbs/640_draw.ipynb #64de6024
 def parts(
     what: str | Step | nn.Module,  # a step's name, a step, or a network
     stage: int = 1,  # from 1 to 4
@@ -243,8 +252,11 @@ def parts(
     size: int = 224,  # height and width of the image in pixels
 ) -> list[dict]:
     "The boxes of one block, in the order in which it works."
-    found = anatomy(what, regime, size)["stages"][stage - 1]
-    return found["first" if first else "block"]
+    net = _network(what, regime)
+    names, loose, shapes, _ = _read(net, size)
+    if not 1 <= stage <= len(names):
+        raise ValueError(f"stage {stage}: this network has the stages 1 to {len(names)}")
+    return _one_block(net, names, loose, shapes, stage - 1, first)
 
 # %% ../nbs/640_draw.ipynb #7234a39c
 CHAPTERS = {  # where the walk teaches a step
