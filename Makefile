@@ -16,7 +16,7 @@ READY := .venv/.ready
 help:
 	@echo "make train  run nbs/320_final.ipynb; notebook, run folder and loss curve go to OUT=$(OUT)"
 	@echo "            DATA=auto|tiny|shapes|PATH; auto takes Tiny-ImageNet where there is one, else drawn shapes"
-	@echo "make lab    open the walk in JupyterLab"
+	@echo "make lab    trust the notebooks here, so that their sliders work, and open the walk in JupyterLab"
 	@echo "make test   run every check and count them: export, clean, ruff, README, notebooks, pytest, docs,"
 	@echo "            and the plain package in a new environment"
 	@echo "make docs   build the site from nbs/ into _docs/"
@@ -35,6 +35,7 @@ test: $(READY)
 	@$(BIN)/python tools/check.py
 
 lab: $(READY)
+	@$(BIN)/jupyter trust nbs/*.ipynb >/dev/null || echo "   (notebooks are not trusted: widgets show after a run)"
 	@echo "== JupyterLab on nbs/index.ipynb; Ctrl-C twice ends it"
 	@$(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/nbs/index.ipynb \
 		$(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS)

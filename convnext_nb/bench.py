@@ -35,7 +35,7 @@ from torchvision.transforms import v2
 from tqdm import tqdm
 
 from . import archive, clock, cost, data, device, fast, models, peers, runs, train
-from .cli import command, load_data, plain_errors
+from .cli import command, load_data
 from .peers import largest_gap, networks
 
 # %% ../nbs/540_bench.ipynb #86aad62a
@@ -531,10 +531,9 @@ def cnx_bench(
     save: str = "",  # a folder: the results go into a file there, named after the processor
 ):
     "Time this library on this machine, beside what is usual. Medians of rounds in turn."
-    with plain_errors():
-        if compile: train.check_compiler()
-        todo = BENCHMARKS if what == "all" else (what,)
-        found = {name: run_benchmark(name, data, repeats, compile) for name in todo}
+    if compile: train.check_compiler()
+    todo = BENCHMARKS if what == "all" else (what,)
+    found = {name: run_benchmark(name, data, repeats, compile) for name in todo}
     text = json_lib.dumps({"machine": bench_device(), **found}, indent=1)
     if save: (Path(save) / file_of(bench_device())).write_text(text + "\n")
     if json:

@@ -45,6 +45,9 @@ class Job:
     machines: list[dict] = field(default_factory=list)  # where it ran, the last one last
     micro_batch: int | None = None  # images at a time, at full size; None: the whole batch
     keeps_memory: bool = False  # see `device.keep_memory`
+    first_steps: int = 0  # steps of the current epoch in which the device got ready
+    first_seconds: float = 0.0  # spent on those
+    ready_for: set[int] = field(default_factory=set)  # image sizes, in pixels
 
     def __post_init__(self):
         if self.wrapped is None: self.wrapped = self.model
@@ -74,7 +77,8 @@ def save(path: Path, job: Job):
     state = {name: part.state_dict() for name, part in job.parts().items()}
     losses = torch.zeros(0) if job.losses is None else job.losses[:job.step].cpu().clone()
     state |= dict(recipe=job.recipe.to_dict(), epoch=job.epoch, losses=losses, seconds=job.seconds,
-                  machines=job.machines, micro_batch=job.micro_batch)
+                  machines=job.machines, micro_batch=job.micro_batch,
+                  first_steps=job.first_steps, first_seconds=job.first_seconds)
     with runs.atomic_write(path) as f:  # given only a path, torch would hide a full disk
         try: torch.save(state, f)
         except RuntimeError as e:  # torch's writer hides the error that stopped it
@@ -94,6 +98,8 @@ def load(path: Path, job: Job):
     job.seconds = state["seconds"]
     job.machines = state["machines"]
     job.micro_batch = state.get("micro_batch")  # an older run took the whole batch
+    job.first_steps = state.get("first_steps", 0)  # an older run did not count them
+    job.first_seconds = state.get("first_seconds", 0.0)
 
 def _read(path):
     "The state in a checkpoint file; raises ValueError if it is unreadable, or not one of ours."
@@ -157,12 +163,14 @@ class Saver:
         minutes: float,  # between two saves
         stop_requests: list,  # of `delay_interrupt`; not empty after a Ctrl-C
         check: Callable[[Job], None] | None = None,  # called before a save; raises to prevent it
+        epoch_seconds: float = 0.0,  # at least so long from a save to one at the end of an epoch
     ):
         self.job = job
         self.path = path
         self.minutes = minutes
         self.stop_requests = stop_requests
         self.check = check
+        self.epoch_seconds = epoch_seconds
         self.saved_at = time.monotonic()
 
     def save_if_due(self):
@@ -170,11 +178,22 @@ class Saver:
         due = time.monotonic() - self.saved_at > 60 * self.minutes
         if self.job.rank > 0 or not (due or self.stop_requests): return
         if self.check: self.check(self.job)
-        save(self.path, self.job)
-        self.saved_at = time.monotonic()
+        self._save()
         if self.stop_requests:
             raise Interrupted(f"stopped {self._place()} and saved; the same call "
                               "goes on from there")
+
+    def save_after_epoch(self):
+        "To be called after each epoch: saves, unless there was a save a short while ago."
+        if self.job.rank > 0: return
+        first = not self.path.exists()
+        last = self.job.epoch == self.job.recipe.epochs
+        waited = time.monotonic() - self.saved_at
+        if first or last or waited >= self.epoch_seconds: self._save()
+
+    def _save(self):
+        save(self.path, self.job)
+        self.saved_at = time.monotonic()
 
     def _place(self):
         if not self.job.step: return f"after epoch {self.job.epoch}"

@@ -95,6 +95,21 @@ class Table(ModelStatistics):
     def __repr__(self):
         return super().__repr__().split("\nTrainable params")[0]
 
+    def _repr_html_(self):
+        heads = ("layer", "input", "output", "parameters")
+        rows = [self._row(layer) for layer in self.summary_list
+                if layer.depth <= self.formatting.max_depth]
+        head = "".join(f"<th>{text}</th>" for text in heads)
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+
+    def _row(self, layer):
+        "One row of torchinfo's measurements; what belongs to a module is set in below it."
+        name = "&emsp;" * layer.depth + f"{layer.class_name} <small>{layer.var_name}</small>"
+        sizes = [" x ".join(map(str, size)) for size in (layer.input_size, layer.output_size)]
+        params = f"{layer.num_params:,}" if layer.num_params else "&ndash;"
+        cells = "".join(f"<td>{text}</td>" for text in (name, *sizes))
+        return f'<tr>{cells}<td class="number" style="text-align: right">{params}</td></tr>'
+
 # %% ../nbs/110_cost.ipynb #0a57cb53
 def table(
     model: nn.Module,  # any network that maps images to something

@@ -8,6 +8,7 @@ __all__ = ['create', 'shipped', 'restore', 'classify']
 # %% ../nbs/267_models.ipynb #8d49877a
 import json
 import warnings
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 
@@ -23,22 +24,29 @@ from .fast import speed_up
 
 # %% ../nbs/267_models.ipynb #c38e36b2
 def create(
-    model: str,  # "convnext_tiny", "resnet50", "convnext" (with depths, dims) or "roadmap/<step>"
+    model: str,  # a builder ("convnext_tiny", "resnet50"), "convnext", "swin" or "roadmap/<step>"
     num_classes: int,  # length of the output
-    **model_args,  # passed to the network's builder
+    **model_args,  # passed to the builder; "convnext" takes depths and dims, "swin" dim
 ) -> nn.Module:
-    "The named network, with fresh weights. ValueError for a name that no builder has."
-    if model.startswith("roadmap/"):
-        step = model.removeprefix("roadmap/")
-        return roadmap.build(step, num_classes=num_classes, **model_args)
-    if model == "convnext": return convnext.ConvNeXt(num_classes=num_classes, **model_args)
+    """The named network, with fresh weights.
+
+    ValueError for a name that no builder has, or arguments that the builder cannot use."""
+    build = _builder(model)
+    try: return build(num_classes=num_classes, **model_args)
+    except Exception as e:
+        raise ValueError(f"{model} cannot be built with {model_args}: {e}") from e
+
+def _builder(model):
+    "The function or class that builds the network of that name."
+    if model.startswith("roadmap/"): return partial(roadmap.build, model.removeprefix("roadmap/"))
+    if model == "convnext": return convnext.ConvNeXt
+    if model == "swin": return swin.Swin
     for module in (convnext, resnet, swin):
         family = module.__name__.rpartition(".")[2]  # builders begin with their module's name
         builder = getattr(module, model, None)
-        if model.startswith(family) and callable(builder):
-            return builder(num_classes=num_classes, **model_args)
+        if model.startswith(family) and callable(builder): return builder
     raise ValueError(f"unknown model {model!r}; use a builder such as convnext_tiny or resnet50, "
-                     "'convnext' with depths and dims, or 'roadmap/<step>'")
+                     "'convnext' with depths and dims, 'swin' with dim, or 'roadmap/<step>'")
 
 # %% ../nbs/267_models.ipynb #02572df2
 def shipped() -> dict[str, Path]:
@@ -108,7 +116,7 @@ def _from_file(path):
 def _built(path, model, model_args, preprocessing, classes):
     "The named network with the weights in `path`; nothing may be missing or adapted."
     try: net = create(model, len(classes), **model_args)
-    except TypeError as e: raise ValueError(f"{path}: no network {model}: {e}") from e
+    except ValueError as e: raise ValueError(f"{path}: {e}") from e
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         try: weights.load(net, Path(path))

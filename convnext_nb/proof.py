@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from . import cost, models, runs, swin, weights
-from .cli import command, plain_errors
+from .cli import command
 from convnext_nb.peers import (
     LIBRARIES,
     gap,
@@ -145,17 +145,16 @@ def cnx_proof(
     json: bool = False,  # print one JSON object
 ):
     "Same weights, same image: are our networks timm's, torchvision's and transformers'?"
-    with plain_errors():
-        there = installed()
-        rows = []
-        for name in chosen(network):
-            rows.append(proof_row(name, there))
-            if not json: print(proof_line(rows[-1]), flush=True)
-        if json:
-            machine = runs.machine() | {library: version(library) for library in there}
-            print(json_lib.dumps({"machine": machine, "networks": rows}, indent=1))
-        wrong = differing(rows, there)
-        if wrong: raise ValueError(f"other answers than the other libraries': {', '.join(wrong)}")
+    there = installed()
+    rows = []
+    for name in chosen(network):
+        rows.append(proof_row(name, there))
+        if not json: print(proof_line(rows[-1]), flush=True)
+    if json:
+        machine = runs.machine() | {library: version(library) for library in there}
+        print(json_lib.dumps({"machine": machine, "networks": rows}, indent=1))
+    wrong = differing(rows, there)
+    if wrong: raise ValueError(f"other answers than the other libraries': {', '.join(wrong)}")
 
 # %% ../nbs/520_proof.ipynb #74d84bae
 def markdown(

@@ -7,12 +7,19 @@ __all__ = ['NORMS', 'ACTS', 'Step', 'steps', 'step', 'Diff', 'diff', 'DepthwiseF
 
 # %% ../nbs/150_roadmap.ipynb #77de68da
 from dataclasses import dataclass, fields, replace
+from inspect import signature
 
 import torch
 from torch import nn
 
 from . import cost, resnet
-from .layers import DropPath, LayerNorm2d, check_image, drop_path_rates
+from convnext_nb.layers import (
+    DropPath,
+    LayerNorm2d,
+    check_image,
+    drop_path_rates,
+    explain_word,
+)
 
 # %% ../nbs/150_roadmap.ipynb #c1dfd96e
 @dataclass(frozen=True)
@@ -319,13 +326,14 @@ def build(
     """The network of a step: images (B, in_chans, H, W) to logits (B, num_classes).
 
     `base` has the keys of torchvision's resnet50, `sep_ds` those of the authors' ConvNeXt.
-    ValueError for an unknown step, regime or field value.
+    ValueError for an unknown step, regime or field value; TypeError for another library's word.
     """
     made = step if isinstance(step, Step) else _find(step, regime)
-    unknown = set(changes) - {f.name for f in fields(Step)}
+    names = [f.name for f in fields(Step)]
+    unknown = sorted(set(changes) - set(names))
+    for word in unknown: explain_word("build", word, [*signature(build).parameters, *names])
     if unknown:
-        raise ValueError(f"no field {', '.join(sorted(unknown))} in Step; "
-                         f"there are: {', '.join(f.name for f in fields(Step))}")
+        raise ValueError(f"no field {', '.join(unknown)} in Step; there are: {', '.join(names)}")
     if width_mult != 1: changes["width"] = max(8, int(made.width * width_mult / 8 + 0.5) * 8)
     made = replace(made, **changes)
     _check(made, stem_stride)

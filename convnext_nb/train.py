@@ -28,7 +28,15 @@ from tqdm import tqdm
 from . import augment, checkpoint, data, optim, runs, weights
 from .checkpoint import Interrupted, Job, Saver, delay_interrupt  # noqa: F401
 from .data import Dataset, Split
-from .device import choose_micro_batch, choose_threads, keep_memory
+from convnext_nb.device import (
+    check_gpus,
+    choose_micro_batch,
+    choose_save_seconds,
+    choose_threads,
+    keep_memory,
+    set_up,
+    wait_for,
+)
 from .evaluation import evaluate
 from .fast import speed_up
 from .models import create, shipped
@@ -78,10 +86,13 @@ def seed_of(*place: int) -> int:
 def make_accelerator(device: str | None):
     "accelerate's Accelerator if this is one of several processes, else None."
     if int(os.environ.get("WORLD_SIZE", 1)) < 2: return None
+    device = str(device or best_device())
+    if device.startswith("cuda"):  # torchrun and accelerate say how many processes are here
+        here = os.environ.get("LOCAL_WORLD_SIZE") or 1 + int(os.environ.get("LOCAL_RANK", 0))
+        check_gpus(int(here), torch.cuda.device_count())
     from accelerate import Accelerator
     # autocast and compile are ours
-    return Accelerator(cpu=(device or best_device()) == "cpu", mixed_precision="no",
-                       dynamo_backend="no")
+    return Accelerator(cpu=device == "cpu", mixed_precision="no", dynamo_backend="no")
 
 # %% ../nbs/280_train.ipynb #986c3ae3
 def micro_batches(job: Job, images: int, size: int) -> int:
@@ -186,8 +197,8 @@ def prepare(
     accelerator = make_accelerator(device)
     device = accelerator.device if accelerator else torch.device(device or best_device())
     if recipe.size: dataset = dataset.at_size(recipe.size)
+    set_up(device)
     if device.type == "cuda":
-        torch.backends.cudnn.benchmark = True
         free, _ = torch.cuda.mem_get_info(device)
         dataset = to_device(dataset, device, free // 2)
     torch.manual_seed(recipe.seed)
@@ -218,6 +229,14 @@ def training_size(job: Job, epoch: int) -> int:
 def _images_per_step(job):
     "Images of a step, over all processes: a batch, or all images if they are fewer."
     return min(job.recipe.batch_size, len(job.dataset.train))
+
+def _images_per_s(job, steps):
+    "Images a second over some steps of the epoch, without those in which the device got ready."
+    seconds = job.seconds
+    if steps > job.first_steps:
+        steps -= job.first_steps
+        seconds -= job.first_seconds
+    return steps * _images_per_step(job) / seconds
 
 def how_it_runs(job: Job) -> str:
     "One line: device, precision, how a batch is taken, what happens to freed memory."
@@ -263,8 +282,19 @@ def _check_before_save(job):
 
 def _show_speed(job, bar, loss):
     "Writes beside the bar how fast the epoch is so far, and the loss."
-    images = job.step * _images_per_step(job)
-    _show(job, bar, f", {images / job.seconds:.0f} images/s, loss {loss:.3f}")
+    _show(job, bar, f", {_images_per_s(job, job.step):.0f} images/s, loss {loss:.3f}")
+
+def _read_clock(job, began, last):
+    "Sets `job.seconds`. After the last step, and the first at a size, it waits for the device."
+    size = training_size(job, job.epoch)
+    first = size not in job.ready_for
+    if first or last: wait_for(job.device)
+    seconds = time.perf_counter() - began  # with reading, waiting, and saves between steps
+    if first:
+        job.first_steps += 1
+        job.first_seconds += seconds - job.seconds
+        job.ready_for.add(size)
+    job.seconds = seconds
 
 def _show(job, bar, text=""):
     "Writes beside the bar which epoch this is, and at which size."
@@ -283,6 +313,9 @@ def train_epoch(
     n = len(batches)  # steps of a whole epoch, even if this one starts within it
     losses = torch.zeros(n, device=job.device)
     if job.step: losses[:job.step] = job.losses  # of the steps before an interruption
+    else:
+        job.first_steps = 0
+        job.first_seconds = 0.0
     job.losses = losses
     job.model.train()
     work = _images_per_step(job) * training_size(job, job.epoch)**2
@@ -298,7 +331,7 @@ def train_epoch(
         job.step = i + 1
         look = job.step % 50 == 0 or job.step == n
         if look: loss = _recent_loss(job)
-        job.seconds = time.perf_counter() - began  # with reading, waiting, and saves between steps
+        _read_clock(job, began, last=job.step == n)
         bar.update(work)
         if look: _show_speed(job, bar, loss)
         after_step()
@@ -350,10 +383,9 @@ def _check_finite(job, *losses):
 def epoch_row(job: Job) -> dict:
     "The line of `metrics.jsonl` for the epoch that was just trained."
     losses = job.accelerator.reduce(job.losses, "mean") if job.accelerator else job.losses
-    images = len(losses) * _images_per_step(job)
     size = training_size(job, job.epoch)
-    row = dict(epoch=job.epoch + 1, loss=losses.mean().item(), size=size,
-               seconds=job.seconds, images_per_s=images / job.seconds)
+    row = dict(epoch=job.epoch + 1, loss=losses.mean().item(), size=size, seconds=job.seconds,
+               first_seconds=job.first_seconds, images_per_s=_images_per_s(job, len(losses)))
     done = job.epoch + 1
     if done == job.recipe.epochs: return row | accuracies(job, job.dataset.preprocessing.size)
     if done % job.recipe.eval_every == 0: return row | accuracies(job, size)
@@ -362,8 +394,8 @@ def epoch_row(job: Job) -> dict:
     return row
 
 # %% ../nbs/280_train.ipynb #95b4d5f5
-def end_epoch(job: Job, run: runs.Run, watch: Callable | None = None):
-    "Evaluates the epoch, adds its line to the metrics, and saves the state."
+def end_epoch(job: Job, run: runs.Run, saver: Saver, watch: Callable | None = None):
+    "Evaluates the epoch, adds its line to the metrics, and saves the state if it is time."
     row = epoch_row(job)
     job.epoch += 1
     job.step = 0
@@ -371,7 +403,7 @@ def end_epoch(job: Job, run: runs.Run, watch: Callable | None = None):
     job.seconds = 0.0
     if job.rank > 0: return
     run.append(row)  # before the checkpoint: lines beyond it are cut off on resuming
-    checkpoint.save(run.folder / "checkpoint.pt", job)
+    saver.save_after_epoch()
     if watch: watch(run)
 
 # %% ../nbs/280_train.ipynb #62563cbc
@@ -446,8 +478,10 @@ def finish(job: Job, run: runs.Run):
     speeds = sorted(row["images_per_s"] for row in rows)
     evidence = job.machines[-1] | dict(
         params=sum(p.numel() for p in job.model.parameters()), bf16=job.bf16,
+        precision="bf16" if job.bf16 else "fp32",  # never TF32, see `set_up`
         micro_batch=job.micro_batch,
         train_seconds=sum(row["seconds"] for row in rows),
+        first_seconds=sum(row.get("first_seconds", 0.0) for row in rows),  # part of train_seconds
         images_per_s=speeds[len(speeds) // 2], train_top1=train["top1"])
     evidence |= {f"val_{name}": value for name, value in val.items()}
     evidence |= {f"ema_{name}": value for name, value in ema.items()}
@@ -483,8 +517,9 @@ def fit(
     folder: str | Path,  # the run folder; if it holds a started run of this recipe, that goes on
     device: str | None = None,  # "cuda", "mps", "cpu"; None: the best there is
     progress: bool = True,  # on stderr: one line about how it trains, and a progress bar
-    watch: Callable[[runs.Run], None] | None = None,  # called after every epoch
+    watch: Callable[[runs.Run], None] | None = None,  # after every epoch, and on resuming
     save_minutes: float = 10.0,  # time between two saves within an epoch
+    epoch_seconds: float | None = None,  # between saves at ends of epochs; None: 60 on a GPU or 0
 ) -> tuple[nn.Module, runs.Run]:  # the network in evaluation mode, and the run
     """Trains a network and leaves a run folder. A finished run is returned as it is.
 
@@ -495,33 +530,35 @@ def fit(
     if only the end is missing).
     """
     _check_splits(dataset)
-    if recipe.compile: check_compiler()
+    if recipe.compile: check_compiler(device or best_device())
     run = runs.Run(Path(folder))
     run.make()
     job = prepare(recipe, dataset, device)
     threads = torch.get_num_threads()
     try:
         resume(job, run)
-        if not run.evidence: _train(job, run, progress, watch, save_minutes)
+        if not run.evidence: _train(job, run, progress, watch, save_minutes, epoch_seconds)
     finally: torch.set_num_threads(threads)
     return job.model.eval(), run
 
 # %% ../nbs/280_train.ipynb #5a1f0c03
-def _train(job, run, progress, watch, save_minutes):
+def _train(job, run, progress, watch, save_minutes, epoch_seconds):
     "Trains what is left of a run."
     recipe = job.recipe
+    if epoch_seconds is None: epoch_seconds = choose_save_seconds(job.device)
     wrap(job)
     if job.rank == 0:
         runs.write_json(run.folder / "recipe.json", describe(recipe, job.dataset))
         run.truncate(job.epoch)
         if progress: print(how_it_runs(job), file=sys.stderr)
+        if watch and job.epoch: watch(run)  # shows the epochs that are done
     with _progress_bar(job, progress) as bar:
         with delay_interrupt(job.world_size == 1) as stop_requests:
             saver = Saver(job, run.folder / "checkpoint.pt", save_minutes, stop_requests,
-                          _check_before_save)
+                          _check_before_save, epoch_seconds)
             while job.epoch < recipe.epochs:
                 train_epoch(job, bar, saver.save_if_due)
-                end_epoch(job, run, watch)
+                end_epoch(job, run, saver, watch)
                 saver.save_if_due()  # after a Ctrl-C while the epoch was evaluated
         bar.set_postfix_str("evaluating on all images")
         finish(job, run)  # Ctrl-C stops at once: all epochs are saved, the same call finishes

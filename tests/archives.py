@@ -1,24 +1,13 @@
 """Tiny-ImageNet in small, whole and damaged, for the tests of archive, packing and data."""
 import io
-import multiprocessing
 import zipfile
 
 import numpy as np
-import pytest
-import torch
 from PIL import Image
 
 from convnext_nb import data
 
 SMALL = data.Layout(classes=2, train=3, val=1)
-
-
-def hide_data(tmp_path, monkeypatch):
-    "Nothing of this machine is seen; packed data go to a folder of their own, which is returned."
-    monkeypatch.delenv("TINY_IMAGENET", raising=False)
-    monkeypatch.setenv("CONVNEXT_NB_DATA", str(tmp_path / "home"))
-    monkeypatch.chdir(tmp_path)
-    return tmp_path / "home"
 
 
 def picture(seed, mode="RGB", side=64, kind="JPEG"):
@@ -77,28 +66,3 @@ def assert_whole(dataset):
         for image, name in zip(split.images, some, strict=True):
             expected = np.array(Image.open(io.BytesIO(files[name])).convert("RGB"))
             assert np.array_equal(image, expected), name
-
-
-def in_child(function, *args):
-    "A forked process (no second import of torch) and the end of a pipe where its answer arrives."
-    def work(pipe):
-        torch.set_num_threads(1)  # OpenMP's other threads do not survive a fork
-        try:
-            pipe.send(function(*args))
-        except BaseException as e:
-            pipe.send(e)
-    fork = multiprocessing.get_context("fork")
-    here, there = fork.Pipe(duplex=False)
-    process = fork.Process(target=work, args=(there,))
-    process.start()
-    there.close()
-    return process, here
-
-
-def answer(process, pipe, seconds=30):
-    "What the child returned or raised; it must not hang."
-    if not pipe.poll(seconds):
-        process.kill()
-        pytest.fail("the child process hangs")
-    process.join(seconds)
-    return pipe.recv()

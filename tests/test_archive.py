@@ -1,9 +1,7 @@
 """An archive that is not what it should be: each fault is named, and nothing is left behind."""
 import random
 
-import archives
 import pytest
-import torch
 from archives import (
     assert_whole,
     leftovers,
@@ -17,20 +15,7 @@ from archives import (
 
 from convnext_nb import data
 
-
-@pytest.fixture(autouse=True)
-def home(tmp_path, monkeypatch):
-    return archives.hide_data(tmp_path, monkeypatch)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    "Small pictures need no more workers, and `make test` shares the cores."
-    usual = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(usual)
-
+pytestmark = pytest.mark.usefixtures("home")
 
 NOTES = "val/val_annotations.txt"
 FAULTS = {  # what is in the zip, what the message must say

@@ -26,31 +26,10 @@ from training import (
     fit,
     interrupted,
     names,
-    one_thread,
     rows,
-    undisturbed,
 )
 
 from convnext_nb import checkpoint, runs, train
-
-
-@pytest.fixture(autouse=True)
-def on_one_thread():
-    with one_thread():
-        yield
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    "An undisturbed run."
-    return undisturbed(tmp_path_factory.mktemp("whole"))
-
-
-@pytest.fixture(scope="module")
-def full(tmp_path_factory):
-    "An undisturbed run of a recipe with everything on."
-    return undisturbed(tmp_path_factory.mktemp("full"), FULL)
-
 
 # killed and resumed
 
@@ -268,7 +247,7 @@ def test_a_full_disk_keeps_the_last_state(whole, tmp_path, monkeypatch):
         calls.append(file)
         save(state, file)
         if len(calls) == 3:
-            (tmp_path / "checkpoint.part").write_bytes(b"half")
+            (tmp_path / "checkpoint.pt.part").write_bytes(b"half")
             raise OSError(errno.ENOSPC, "No space left on device")
     with monkeypatch.context() as m:
         m.setattr(torch, "save", fill)

@@ -1,5 +1,7 @@
 """The commands as a person types them: help, results, exit codes, Ctrl-C."""
+import io
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -9,19 +11,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
+from children import BIN, command
+from PIL import Image, ImageFile
 
 from convnext_nb import cli, data, evaluation, folders, models, runs, weights
 from convnext_nb.data import Preprocessing
 from convnext_nb.recipe import plan
 from convnext_nb.train import PRESETS, Recipe, fit
 
-BIN = Path(sys.executable).parent
 SMALL = '{"depths": [1, 1, 1, 1], "dims": [8, 16, 32, 64], "layer_scale": 1.0}'
-
-
-def command(*words):
-    return subprocess.run([BIN / words[0], *words[1:]], capture_output=True, text=True)
 
 
 def pictures(folder: Path, n: int = 30) -> Path:
@@ -74,8 +72,91 @@ def test_bad_input_is_one_line_and_exit_code_1(train, words, said):
     assert done.stderr.strip().splitlines()[-1].startswith("error: ")
 
 
+@pytest.mark.parametrize("error, said", [
+    (KeyError("preprocessing"), "error: KeyError: 'preprocessing' (CONVNEXT_NB_TRACEBACK=1 before"),
+    (RuntimeError("no memory\nframe 1\nframe 2"), "error: RuntimeError: no memory (CONVNEXT_NB_"),
+    (AssertionError(), "error: AssertionError (CONV"), (ValueError("a\nb"), "error: a b\n")])
+def test_every_error_is_one_line(error, said, capsys, monkeypatch):
+    @cli.command
+    def cnx_fail():
+        raise error
+    with pytest.raises(SystemExit) as stop:
+        cnx_fail()
+    told = capsys.readouterr().err
+    assert stop.value.code == 1 and told.startswith(said) and told.count("\n") == 1
+    monkeypatch.setenv("CONVNEXT_NB_TRACEBACK", "1")
+    with pytest.raises(type(error)):
+        cnx_fail()
+
+
+@pytest.mark.parametrize("device", ["gpu", "meta", "cuda:99", "3"])
+def test_unknown_devices_are_refused(device, tmp_path, capsys):
+    for call in (lambda: cli.cnx_train("pocket", "shapes", str(tmp_path / "run"), device=device),
+                 lambda: cli.cnx_eval(device=device),
+                 lambda: cli.cnx_predict([str(tmp_path)], device=device)):
+        with pytest.raises(SystemExit) as stop:
+            call()
+        told = capsys.readouterr().err
+        assert stop.value.code == 1 and told.count("\n") == 1
+        assert told.startswith(f"error: no device '{device}' here; there are: cpu")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("change", [
+    '{"epochs": "3"}', '{"size": [64]}', '{"betas": 0.9}', '{"sizes": 3}', '{"model_args": []}'])
+def test_a_change_of_the_wrong_type_is_one_line(change, tmp_path, monkeypatch, capsys):
+    few = data.Shapes(20, 10)
+    monkeypatch.setattr(data, "load", lambda word, size: few)
+    with pytest.raises(SystemExit):
+        cli.cnx_train("pocket", "shapes", str(tmp_path / "run"), change=change, device="cpu")
+    told = capsys.readouterr().err
+    assert told.startswith("error: ") and " must be " in told and told.count("\n") == 1
+
+
+@pytest.fixture
+def as_script(monkeypatch):
+    "Calls a command as its script does, with another stdout; returns the exit code."
+    def call(stdout, *words):
+        monkeypatch.setattr(sys, "argv", list(words))
+        monkeypatch.setattr(sys, "stdout", stdout)
+        try:
+            getattr(cli, words[0])()
+        except SystemExit as stop:
+            return stop.code
+        finally:
+            monkeypatch.undo()
+        return 0
+    return call
+
+
+def test_names_that_the_terminal_cannot_print(as_script, tmp_path):
+    net = models.create("resnet18", 2)
+    about = dict(network="resnet18", network_args="{}", classes='["\u732b", "caf\u00e9"]',
+                 preprocessing=json.dumps(Preprocessing(size=32).to_dict()))
+    file = weights.save(net, tmp_path / "net", **about)
+    picture = pictures(tmp_path / "own", 1)
+    stdout = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    words = ["cnx_predict", str(picture), "--run", str(file), "--device", "cpu"]
+    assert as_script(stdout, *words) == 0
+    said = stdout.buffer.getvalue().decode()
+    assert "\\u732b" in said and "caf\\xe9" in said
+
+
+def test_closed_pipe_and_full_disk(as_script, tmp_path, capsys):
+    words = ["cnx_predict", str(pictures(tmp_path / "own", 1)), "--device", "cpu"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as stdout:
+        assert as_script(stdout, *words) == 141
+    assert not capsys.readouterr().err
+    with open("/dev/full", "w") as stdout:
+        assert as_script(stdout, *words) == 1
+    told = capsys.readouterr().err
+    assert told.startswith("error: ") and "No space left" in told and told.count("\n") == 1
+
+
 @pytest.mark.parametrize("recipe, model, kept", [
-    ("tiny_fast", "", ["drop_path", "layer_scale", "stem_stride"]),
+    ("tiny_fast", "", ["drop_path", "init", "layer_scale", "stem_stride"]),
     ("tiny_fast", "convnext_small", ["drop_path", "layer_scale", "stem_stride"]),
     ("tiny_fast", "convnextv2_tiny", ["drop_path", "stem_stride"]),
     ("tiny_fast", "convnext_isotropic_small", ["drop_path"]),
@@ -122,7 +203,7 @@ def test_unknown_benchmark():
 
 def test_ctrl_c_keeps_whole_epochs_and_resumes(train, tmp_path):
     metrics = tmp_path / "run" / "metrics.jsonl"
-    words = [*train, "--epochs", "200"]
+    words = [*train, "--epochs", "60"]
     process = subprocess.Popen([BIN / words[0], *words[1:]], stderr=subprocess.PIPE, text=True)
     deadline = time.time() + 120
     while not metrics.exists() or metrics.read_text().count("\n") < 3:
@@ -132,12 +213,12 @@ def test_ctrl_c_keeps_whole_epochs_and_resumes(train, tmp_path):
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 130 and "goes on from there" in said
     before = metrics.read_text()
-    assert before.count("\n") < 200
+    assert before.count("\n") < 60
     done = command(*words)
     assert done.returncode == 0, done.stderr
     after = metrics.read_text().splitlines()
-    assert len(after) == 200
-    assert [json.loads(line)["epoch"] for line in after] == list(range(1, 201))
+    assert len(after) == 60
+    assert [json.loads(line)["epoch"] for line in after] == list(range(1, 61))
     assert after[:2] == before.splitlines()[:2]  # not trained again
 
 
@@ -376,6 +457,40 @@ def test_predict_says_which_pictures_it_cannot_read(tmp_path):
     assert done.returncode == 1 and str(good) in done.stdout and str(cut) not in done.stdout
     lines = done.stderr.strip().splitlines()
     assert [line.split(" is no")[0] for line in lines] == [f"error: {text}", f"error: {cut}"]
+
+
+class Failing(ImageFile.ImageFile):
+    "Pictures that open, and then fail as damaged AVIF files do: with a RuntimeError."
+    format = "FAILING"
+
+    def _open(self):
+        self._size, self._mode = (64, 64), "RGB"
+
+    def load(self):
+        raise RuntimeError("Failed to decode frame 0: Truncated data")
+
+
+def test_a_decoder_may_raise_anything(tmp_path, monkeypatch, capsys):
+    """In prediction, while streaming and while packing: the picture is named, in one line."""
+    monkeypatch.setenv("CONVNEXT_NB_DATA", str(tmp_path / "packed"))
+    monkeypatch.setitem(Image.OPEN, "FAILING", (Failing, lambda start: start[:7] == b"FAILING"))
+    monkeypatch.setattr(Image, "ID", [*Image.ID, "FAILING"])
+    folder = pictures(tmp_path / "own", 8)
+    good = sorted(folder.rglob("*.png"))
+    bad = good[0].with_name("bad.png")
+    bad.write_bytes(b"FAILING to decode, whoever tries")
+    with pytest.raises(SystemExit) as stop:
+        cli.cnx_predict([str(folder)], device="cpu", json=True)
+    told = capsys.readouterr()
+    assert stop.value.code == 1 and told.err.count("\n") == 1
+    assert told.err.startswith(f"error: {bad} is no picture that can be read (Failed to decode")
+    assert [row["image"] for row in json.loads(told.out)] == [str(path) for path in good]
+    for stream in (0, 32):
+        with pytest.raises(SystemExit):
+            cli.cnx_train("pocket", str(folder), str(tmp_path / "run"), stream=stream,
+                          change='{"batch_size": 4, "size": 32, "sizes": []}', device="cpu")
+        last = capsys.readouterr().err.splitlines()[-1]
+        assert last.startswith("error: ") and "bad.png" in last and "Failed to decode" in last
 
 
 @pytest.mark.parametrize("words, said", [

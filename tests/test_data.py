@@ -5,7 +5,6 @@ import random
 import shutil
 from functools import partial
 
-import archives
 import numpy as np
 import pytest
 import torch
@@ -29,19 +28,7 @@ except FileNotFoundError:
     REAL = None
 
 
-@pytest.fixture(autouse=True)
-def home(tmp_path, monkeypatch):
-    return archives.hide_data(tmp_path, monkeypatch)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    "Small pictures need no more workers, and `make test` shares the cores."
-    usual = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(usual)
-
+pytestmark = pytest.mark.usefixtures("home")
 
 # own pictures
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from children import python
 from torch.nn import functional as F
 from training import (
     FULL,
@@ -17,21 +18,13 @@ from training import (
     dataset,
     fit,
     interrupted,
-    one_thread,
     rows,
-    undisturbed,
 )
 
 from convnext_nb import checkpoint, device, runs, train
 from convnext_nb.recipe import PRESETS, Recipe
 
 SPLIT = replace(FULL, micro_batch=3)  # batches of 8 at 32 px: parts of 3, 3 and 2
-
-
-@pytest.fixture(autouse=True)
-def on_one_thread():
-    with one_thread():
-        yield
 
 
 def one_step(micro_batch, dtype=torch.float64, **change):
@@ -116,7 +109,7 @@ def test_images_are_mixed_before_the_split(tmp_path, monkeypatch):
 
 
 def test_parts_resume_to_the_same_bits(tmp_path):
-    one = undisturbed(tmp_path / "one", SPLIT)
+    one = fit(tmp_path / "one", SPLIT)
     patch = interrupted(train.optim, "lr_at", 4)
     with pytest.raises(Killed):
         train.fit(SPLIT, dataset(), tmp_path / "two", "cpu", progress=False, save_minutes=0)
@@ -129,7 +122,7 @@ def test_a_resumed_run_keeps_its_choice(tmp_path, monkeypatch):
     "What `auto` chose at the start holds, even if this machine would choose another number now."
     auto = replace(SPLIT, micro_batch="auto")
     monkeypatch.setattr(train, "choose_micro_batch", lambda *args: 3)
-    one = undisturbed(tmp_path / "one", auto)
+    one = fit(tmp_path / "one", auto)
     patch = interrupted(train, "train_epoch", 1)
     with pytest.raises(Killed):
         fit(tmp_path / "two", auto)
@@ -256,9 +249,7 @@ usual = faults()
 assert device.keep_memory()
 for _ in range(3): faults()
 print(usual, faults())"""
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    usual, kept = map(int, done.stdout.split())
+    usual, kept = map(int, python(code).split())
     assert kept < usual / 100 or usual < 100
 
 

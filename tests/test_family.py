@@ -9,7 +9,7 @@ import torch
 import transformers
 from oracles import drawn, gap, images, on_meta, same, shapes
 
-from convnext_nb import convnext, cost, layers, resnet, swin, weights
+from convnext_nb import convnext, cost, layers, resnet, roadmap, swin, weights
 from convnext_nb.finetune import replace_head
 
 
@@ -257,6 +257,16 @@ def test_other_words_for_an_argument(make):
             make(**{word: 0.1})
     with pytest.raises(TypeError, match="colour"):
         make(colour=3)
+
+
+@pytest.mark.parametrize("word, remedy", [
+    ("drop_path_rate", "it is called drop_path here"), ("weights", "call weights.load"),
+    ("layer_scale_init_value", "it is called layer_scale here"),
+    ("patch_size", "it is called stem_stride here"), ("window_size", "it has no window"),
+    ("num_labels", "it is called num_classes here")])
+def test_other_words_for_the_roadmap(word, remedy):
+    with pytest.raises(TypeError, match=f"build takes no {word}: .*{remedy}"):
+        roadmap.build("k7", **{word: 1})
 
 
 def test_every_word_of_the_table_is_an_argument_somewhere():

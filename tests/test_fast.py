@@ -1,11 +1,10 @@
 """Fast blocks beside plain ones: the same numbers, and way given to all that they do not know."""
 import copy
 import pickle
-import subprocess
-import sys
 
 import pytest
 import torch
+from children import python
 from oracles import gap, images
 from torch import fx, nn
 from torch.autograd import forward_ad
@@ -311,7 +310,7 @@ def test_what_it_does_not_know_stays():
 
 def test_who_reads_convnext_does_not_meet_it():
     code = "import sys, convnext_nb.convnext; assert 'convnext_nb.fast' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    python(code)
 
 
 def test_builders_can_be_pickled_and_are_named():

@@ -21,21 +21,13 @@ from convnext_nb import data, folders, train
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    usual = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(usual)
-
-
 @pytest.fixture(autouse=True)
 def no_worker_remains():
     "No worker may outlive what used it, whatever a test does to it."
     yield
-    gc.collect()
     end = time.monotonic() + 3
     while multiprocessing.active_children() and time.monotonic() < end:
+        gc.collect()  # slow with everything imported
         time.sleep(0.02)
     assert not multiprocessing.active_children()
 

@@ -2,12 +2,11 @@
 import json
 import math
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from children import python
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -80,7 +79,7 @@ def test_restore_says_what_is_wrong(tmp_path):
     for change, match in [
             (dict(classes="[1, 2"), "bad metadata"),
             (dict(network="convnext_gigantic"), "unknown model"),
-            (dict(network_args='{"width": 3}'), "no network convnext"),
+            (dict(network_args='{"width": 3}'), "convnext cannot be built with"),
             (dict(classes='["ant", "bee"]'), "another network .* with 2 classes"),
             (dict(network="convnext_atto", network_args="{}"), "do not fit|shapes differ")]:
         save_file(tensors, odd, about | change)
@@ -144,7 +143,19 @@ def test_the_package_contains_it():
     code = ("import setuptools; from distutils.core import run_setup;"
             "build = run_setup('setup.py', stop_after='init').get_command_obj('build_py');"
             "build.ensure_finalized(); print([n for *_, names in build.data_files for n in names])")
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    listed = python(code)
     for kind in ("safetensors", "md"):
-        assert f"'pretrained/{NAME}.{kind}'" in done.stdout
+        assert f"'pretrained/{NAME}.{kind}'" in listed
+
+
+@pytest.mark.parametrize("model, args", [
+    ("convnext", dict(depths=3)), ("convnext", dict(depths="abc", dims=[8, 16, 32])),
+    ("convnext_atto", dict(layer_scale="a")), ("convnext_atto", dict(drop_path=[0.1])),
+    ("convnext_atto", dict(colour=1)),
+    ("convnext", dict(depths=[1, 1], dims=[8, -1])), ("resnet18", dict(stem_stride="a")),
+    ("resnet18", dict(drop_path_rate=0.1)), ("swin_t", dict(window={})),
+    ("roadmap/k7", dict(kernel="a")), ("roadmap/k7", dict(width_mult="a"))])
+def test_arguments_that_a_network_cannot_use(model, args):
+    with pytest.raises(ValueError) as error:
+        models.create(model, 3, **args)(torch.zeros(1, 3, 64, 64))
+    assert str(error.value).startswith(f"{model} cannot be built with {args}: ")

@@ -7,14 +7,10 @@ import signal
 import time
 from pathlib import Path
 
-import archives
 import pytest
-import torch
 from archives import (
     SMALL,
-    answer,
     assert_whole,
-    in_child,
     leftovers,
     open_toy,
     picture,
@@ -22,24 +18,13 @@ from archives import (
     write_folder,
     write_zip,
 )
+from children import answer, in_child
 from PIL import Image
 
 from convnext_nb import data, packing
 from convnext_nb.archive import Archive
 
-
-@pytest.fixture(autouse=True)
-def home(tmp_path, monkeypatch):
-    return archives.hide_data(tmp_path, monkeypatch)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    "Small pictures need no more workers, and `make test` shares the cores."
-    usual = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(usual)
+pytestmark = pytest.mark.usefixtures("home")
 
 
 # a disk at fault
@@ -99,7 +84,7 @@ def test_a_file_where_the_folder_should_be(below, tmp_path, home, monkeypatch):
 # killed, and several at once
 
 def slowly(image, preprocessing):
-    time.sleep(0.8)  # what is to happen while they pack must not come too late
+    time.sleep(0.3)  # what is to happen while they pack must not come too late
     return image.convert("RGB")
 
 
@@ -108,13 +93,20 @@ def open_slowly(path):
     return open_toy(path).train.images.sum().item()
 
 
-def test_a_killed_process_does_not_block_the_next(tmp_path, home):
-    path = write_zip(tmp_path / "toy.zip", toy_files())
+def packing_process(path, home):
+    "A child that packs `path`, as it packs; and the pipe of its answer."
     process, pipe = in_child(open_slowly, path)
     end = time.monotonic() + 20
-    while not list(home.glob(".packing-*/train.u8")) and time.monotonic() < end:
+    while not list(home.glob(".packing-*/train.u8")):
+        assert time.monotonic() < end
         time.sleep(0.01)
     time.sleep(0.5)  # the workers have started, and wait in `slowly`
+    return process, pipe
+
+
+def test_a_killed_process_does_not_block_the_next(tmp_path, home):
+    path = write_zip(tmp_path / "toy.zip", toy_files())
+    process, pipe = packing_process(path, home)
     os.kill(process.pid, signal.SIGKILL)
     process.join()
     (left,) = home.glob(".packing-*")  # it had no chance to tidy up
@@ -125,10 +117,7 @@ def test_a_killed_process_does_not_block_the_next(tmp_path, home):
 
 def test_ctrl_c_leaves_nothing(tmp_path, home):
     path = write_zip(tmp_path / "toy.zip", toy_files())
-    process, pipe = in_child(open_slowly, path)
-    while not list(home.glob(".packing-*/train.u8")):
-        time.sleep(0.01)
-    time.sleep(0.5)  # the workers have started, and wait in `slowly`
+    process, pipe = packing_process(path, home)
     os.kill(process.pid, signal.SIGINT)
     assert isinstance(answer(process, pipe), KeyboardInterrupt)
     assert leftovers(home) == []
@@ -137,10 +126,7 @@ def test_ctrl_c_leaves_nothing(tmp_path, home):
 
 def test_a_killed_worker_is_explained(tmp_path, home):
     path = write_zip(tmp_path / "toy.zip", toy_files())
-    process, pipe = in_child(open_slowly, path)
-    while not list(home.glob(".packing-*/train.u8")):
-        time.sleep(0.01)
-    time.sleep(0.5)  # the workers have started, and wait in `slowly`
+    process, pipe = packing_process(path, home)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     os.kill(int(children[0]), signal.SIGKILL)
     error = answer(process, pipe)

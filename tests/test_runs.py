@@ -32,11 +32,31 @@ def test_a_full_disk_names_the_file(write, tmp_path):
     assert run.recipe == dict(old=1) and run.metrics == [] and not list(tmp_path.glob("*.part"))
 
 
+def test_files_of_one_stem_do_not_meet(tmp_path):
+    "Each is written beside its target, under the target's whole name."
+    with runs.atomic_write(tmp_path / "lr0.1") as one, runs.atomic_write(tmp_path / "lr0.2") as two:
+        one.write(b"one")
+        two.write(b"two")
+    assert [(tmp_path / f"lr0.{i}").read_bytes() for i in (1, 2)] == [b"one", b"two"]
+
+
 def test_watch_sees_every_epoch(tmp_path):
     seen = []
     train.fit(RECIPE, dataset(), tmp_path, "cpu", progress=False,
               watch=lambda run: seen.append(len(run.metrics)))
     assert seen == [1, 2, 3, 4]
+
+
+def test_watch_sees_the_finished_epochs_of_a_run_that_resumes(tmp_path):
+    def stop(run):
+        if len(run.metrics) == 2:
+            raise RuntimeError("power cut")
+    with pytest.raises(RuntimeError, match="power cut"):
+        train.fit(RECIPE, dataset(), tmp_path, "cpu", progress=False, watch=stop)
+    seen = []
+    train.fit(RECIPE, dataset(), tmp_path, "cpu", progress=False,
+              watch=lambda run: seen.append(len(run.metrics)))
+    assert seen == [2, 3, 4]
 
 
 def test_tensorboard_reads_what_is_measured(tmp_path, monkeypatch):

@@ -1,12 +1,7 @@
 """The drawn figures: the same bytes everywhere, balanced, and never twice the same."""
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import torch
+from children import python
 
-import convnext_nb
 from convnext_nb.shapes import Shapes
 
 
@@ -26,11 +21,8 @@ def test_shapes_do_not_depend_on_threads():
 def test_shapes_do_not_depend_on_the_processor():
     code = ("import hashlib; from convnext_nb.shapes import Shapes; "
             "print(hashlib.sha256(Shapes(100, 0).train.images.numpy().tobytes()).hexdigest()[:16])")
-    env = os.environ | {"ATEN_CPU_CAPABILITY": "default"}  # no vector instructions
-    root = Path(convnext_nb.__file__).resolve().parent.parent
-    done = subprocess.run([sys.executable, "-c", code], env=env, cwd=root, capture_output=True,
-                          text=True, check=True)
-    assert done.stdout.strip() == "2e6f3fad519f21e6"  # as in the chapter
+    found = python(code, ATEN_CPU_CAPABILITY="default")  # no vector instructions
+    assert found == "2e6f3fad519f21e6"  # as in the chapter
 
 
 def test_shapes_are_balanced_and_differ():

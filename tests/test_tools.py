@@ -20,7 +20,7 @@ from readme import NBS, build, cell_text
 from symbols import meanings
 from train import run
 
-from convnext_nb import data, train
+from convnext_nb import cost, data, models, runs, train
 from convnext_nb import seen as measures
 
 TINY = train.Recipe(model="roadmap/sep_ds", epochs=1, batch_size=8, warmup_epochs=0,
@@ -300,10 +300,47 @@ def test_the_headline_is_one_command(tmp_path, monkeypatch, capsys):
     assert headline.FAMILY.parent == NBS / "runs"
 
 
+def test_the_headline_compares_networks_of_equal_cost():
+    "Also Swin: windows of 7 would pad its maps, and cost 40 % more."
+    nets = [cost.on_meta(models.create, name, 200, **args)
+            for name, args in headline.NETWORKS.items()]
+    gmacs = [cost.count(net, 64).gmacs for net in nets]
+    assert max(gmacs) < 1.15 * min(gmacs) and gmacs[2] == pytest.approx(1.43, abs=0.005)
+    cost.count(nets[2], 48)  # images may grow
+
+
+def test_the_headline_stops_in_time_and_goes_on(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(headline, "NETWORKS", {TINY.model: TINY.model_args})
+    monkeypatch.setattr(headline.data, "load", lambda word: data.Shapes(40, 20))
+    line = ["headline.py", "--epochs", "3", "--images", "32", "--out", str(tmp_path), TINY.model]
+    class Timer(headline.threading.Timer):
+        def start(self): timers.append(self)
+    timers, end_epoch = [], headline.train.end_epoch
+    def ended(*args):  # the time is up after the first epoch
+        end_epoch(*args)
+        timers[0].function()
+    with monkeypatch.context() as m:
+        m.setattr(headline.threading, "Timer", Timer)
+        m.setattr(headline.train, "end_epoch", ended)
+        m.setattr(sys, "argv", [*line, "--minutes", "9"])
+        with pytest.raises(SystemExit, match="stopped .* and saved; the same call goes on"):
+            headline.main()
+    assert timers[0].interval == 540 and len(runs.Run(tmp_path / TINY.model).metrics) == 1
+    monkeypatch.setattr(sys, "argv", line)
+    headline.main()
+    assert "val top-1" in capsys.readouterr().out
+    asked = runs.Run(tmp_path / TINY.model).recipe
+    assert asked["data"]["train_images"] == 32 and not asked["recipe"]["compile"]
+
+
 def test_kills_ends_with_the_same_bits(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["kills.py", "--kills", "2"])
     assert kills.main() == 0
-    assert "2 kills, the end is bit for bit the same" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "2 kills, the end is bit for bit the same" in said
+    counts = said.split("kills in each epoch: ")[1].splitlines()[0]
+    found = [int(n) for n in counts.split(", ")]
+    assert len(found) == 4 and sum(found[:2]) == sum(found[2:]) == 1  # one in each half
 
 
 def test_results_lists_runs_and_their_readers(capsys, monkeypatch):

@@ -22,34 +22,13 @@ from training import (
     fit,
     interrupted,
     names,
-    one_thread,
     rows,
     split,
-    undisturbed,
 )
 
 from convnext_nb import convnext, data, evaluation, models, optim, runs, train
 from convnext_nb.data import Dataset, Preprocessing
 from convnext_nb.recipe import PRESETS, Recipe
-
-
-@pytest.fixture(autouse=True)
-def on_one_thread():
-    with one_thread():
-        yield
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    "An undisturbed run."
-    return undisturbed(tmp_path_factory.mktemp("whole"))
-
-
-@pytest.fixture(scope="module")
-def full(tmp_path_factory):
-    "An undisturbed run of a recipe with everything on."
-    return undisturbed(tmp_path_factory.mktemp("full"), FULL)
-
 
 # losses at fault
 
@@ -220,6 +199,7 @@ def test_a_step_on_a_gpu_waits_for_nothing(monkeypatch):
         train.train_epoch(job, tqdm(disable=True), lambda: None)
     epoch()
     monkeypatch.setattr(train, "check_losses", lambda *args: 0.0)
+    monkeypatch.setattr(train, "wait_for", lambda where: None)  # before the clock is read
     original = train.prepare_batch
     def watched(*args):  # the order of the images has been sent before the first step
         torch.cuda.set_sync_debug_mode("error")
@@ -260,7 +240,7 @@ def test_the_average_is_the_plain_formula(tmp_path, monkeypatch):
 def test_presets_run(name, tmp_path, monkeypatch):
     "Each preset from end to end, with a small network and few small images."
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
-    monkeypatch.setattr(train, "check_compiler", lambda: None)
+    monkeypatch.setattr(train, "check_compiler", lambda where: None)
     preset = PRESETS[name]
     args = {k: v for k, v in preset.model_args.items() if k in ("drop_path", "layer_scale")}
     small = replace(preset, model="convnext", model_args=RECIPE.model_args | args, epochs=2,

@@ -1,7 +1,5 @@
 """What the tests of training share: tiny images, a tiny recipe, runs that are cut off."""
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,17 +16,8 @@ RECIPE = Recipe(model="convnext", epochs=4, batch_size=8, lr=1e-2, warmup_epochs
                 precision="fp32")
 FULL = replace(RECIPE, epochs=2, augment="crop flip trivialaugment", erasing=0.5, mixup=0.5,
                cutmix=1.0, mix_until=0.5, ema=0.9, sizes=((0.0, 32), (0.5, 40)))
-TIMES = ("seconds", "images_per_s")  # what differs from run to run
+TIMES = ("seconds", "first_seconds", "images_per_s")  # what differs from run to run
 COMPLETE = ["checkpoint.pt", "evidence.json", "metrics.jsonl", "model.safetensors", "recipe.json"]
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    "Tiny networks are slower with more threads, and all runs must be the same."
-    usual = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(usual)
 
 
 def split(n, classes=4, side=32):
@@ -46,12 +35,6 @@ def dataset(n_train=26, n_val=10, classes=4, side=32):
 
 def fit(folder, recipe=RECIPE, what=None):
     return train.fit(recipe, what or dataset(), folder, device="cpu", progress=False)
-
-
-def undisturbed(folder, recipe=RECIPE):
-    "A run from start to end, on one thread."
-    with one_thread():
-        return fit(folder, recipe)
 
 
 def rows(run):

@@ -119,9 +119,10 @@ CHECKS = {
     "ruff": lambda: succeeds("ruff", "check", "."),
     "README.md in step with nbs/index.ipynb": lambda: succeeds(
         sys.executable, "tools/readme.py", "--check"),
+    "the chapters in numbers": lambda: succeeds(sys.executable, "tools/book.py"),
     "notebooks": notebooks,
-    "pytest": pytest,
     "docs": lambda: succeeds(sys.executable, "tools/docs.py"),
+    "pytest": lambda: pytest("-n", str(WORKERS), "--dist", "loadfile"),  # of the site, too
     "package without the dev extra": lambda: succeeds(sys.executable, "tools/plain_install.py"),
 }
 

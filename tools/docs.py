@@ -1,21 +1,28 @@
 """Build the site: nbs/ -> processed notebooks in _proc/ -> Sphinx -> _docs/. Runs no lesson."""
 import ast
+import html
 import json
 import re
 import sys
 import tempfile
 from html.parser import HTMLParser
+from importlib import import_module
+from inspect import getdoc, signature
 from pathlib import Path
 from shutil import rmtree
 from urllib.parse import unquote, urlsplit
 
+import live
 import nbformat
 import yaml
+from bs4 import BeautifulSoup
 from nbdev.config import get_config
 from nbdev.serve import proc_nbs
 from nbformat.v4 import new_markdown_cell
 from sphinx.cmd.build import main as sphinx
 from symbols import meanings, symbols
+
+from convnext_nb import draw
 
 ROOT = Path(__file__).resolve().parent.parent
 NBS, PROC, DOCS = ROOT / "nbs", ROOT / "_proc", ROOT / "_docs"
@@ -24,6 +31,8 @@ LIVE = "*This control moves in JupyterLab: `make lab`.*"
 OPTION = re.compile(r"^#\|\s*([\w-]+)(?::\s*(.*?))?\s*$\n?", re.M)
 TAGS = {("echo", "false"): "remove-input", ("output", "false"): "remove-output",
         ("code-fold", "true"): "hide-input"}
+NUMBER = re.compile(r"([+\-\u2212\u00b1]?\d[\d,. \u00b1%*]*( ?(G|M|k|%|MB|ms|s|px))?|\u2013|-)?")
+LABELS = re.compile(r"set_title|suptitle|set_xlabel|set_ylabel|set_label|title|label|text")
 
 
 def page(name: str) -> str:
@@ -53,6 +62,7 @@ def markdown(text: str, meant: dict[str, str]) -> str:
 
     site = "{doc_host}{doc_baseurl}/".format(**get_config().d)
     text = re.sub(rf"\[`([^`]+)`\]\({re.escape(site)}\w+\.html#[^)]+\)", symbol, text)
+    text = re.sub(r"\[([^]]+)\]\(\.\./site/live\)", r'<a href="live.html">\1</a>', text)
     text = re.sub(r"\]\((\w+\.ipynb)", lambda m: f"]({page(m[1])}.ipynb", text)
     text = re.sub(r"^:::\s*\{\.callout-(\w+)[^}]*\}", r":::{\1}", text, flags=re.M)
     return text
@@ -65,21 +75,71 @@ def api_entry(text: str, meant: dict[str, str]) -> str:
     return markdown(text, meant)
 
 
-def only_imports(source: str) -> bool:
-    try: statements = ast.parse(source).body
-    except SyntaxError: return False  # a line for IPython
-    return all(isinstance(s, (ast.Import, ast.ImportFrom)) for s in statements)
+def statements_of(source: str) -> list[ast.stmt]:
+    try: return ast.parse(source).body
+    except SyntaxError: return []  # a line for IPython
 
 
-def code_cell(cell, name: str, meant: dict[str, str]) -> None:
+def is_check(statement: ast.stmt) -> bool:
+    "Whether a statement only checks something: an assert, or a call of fastcore's `test_...`."
+    if isinstance(statement, ast.Assert): return True
+    call = statement.value if isinstance(statement, ast.Expr) else None
+    return isinstance(call, ast.Call) and ast.unparse(call.func).startswith("test_")
+
+
+def folded(cell, after_exercises: bool) -> str | None:
+    "What a cell holds that a reader can do without at first, or None if it is the lesson."
+    body = statements_of(cell.source)
+    if not body: return None
+    if all(isinstance(s, (ast.Import, ast.ImportFrom)) for s in body): return "imports"
+    if re.search(r"^check = checker\(", cell.source, re.M): return "code that knows the answers"
+    if all(map(is_check, body)): return "checks"
+    guess = re.match(r"my_guess|check\(", cell.source)
+    if after_exercises and not guess: return "solutions in code"
+    pictures = any(kind.startswith("image/") for o in cell.outputs for kind in o.get("data", {}))
+    drawing = re.findall(r"\b(?:plt|ax|axes|fig)\b", cell.source)
+    if pictures and len(drawing) > 3: return "code that draws this"
+    return None
+
+
+def seen_in(source: str) -> str:
+    "What a figure shows, from the words that its code writes on it."
+    words = []
+    for node in ast.walk(ast.Module(statements_of(source), [])):
+        if not isinstance(node, ast.Call): continue
+        name = ast.unparse(node.func).rpartition(".")[2]
+        values = [a for a in node.args if LABELS.fullmatch(name)]
+        values += [k.value for k in node.keywords if k.arg and LABELS.fullmatch(k.arg)]
+        constants = [v.value for v in values if isinstance(v, ast.Constant)]
+        words += [value for value in constants if isinstance(value, str)]
+    words = [" ".join(w.split()) for w in dict.fromkeys(words) if len(w.strip()) > 1]
+    return ", ".join(words)
+
+
+def alt_text(cell, heading: str) -> str:
+    "The alternative text of a cell's figure: its own (`#| fig-alt:`, or what `describe` said)."
+    for output in cell.outputs:
+        said = output.get("data", {}).get("text/plain", "")
+        if said and not said.startswith(("<", "[", "(", "{")): return said
+    seen = seen_in(cell.source)
+    return f"Figure on {heading}: {seen}" if seen else f"Figure on {heading}"
+
+
+def code_cell(cell, name: str, meant: dict[str, str], heading="", after_exercises=False) -> None:
     "Turn nbdev's and Quarto's directives into tags; replace widgets, which need Python, by a hint."
-    options = {(k, v.strip("\"'")) for k, v in OPTION.findall(cell.source)}
+    options = {k: v.strip("\"'") for k, v in OPTION.findall(cell.source)}
     cell.source = OPTION.sub("", cell.source)
-    tags = [tag for option, tag in TAGS.items() if option in options]
-    if only_imports(cell.source) and not tags: tags = ["hide-input"]
+    tags = [tag for option, tag in TAGS.items() if option in options.items()]
+    what = folded(cell, after_exercises)
+    if what and not tags: tags = ["hide-input"]
     cell.metadata.tags = tags
-    cell.metadata.mystnb = {"code_prompt_show": "Show the code",
-                            "code_prompt_hide": "Hide the code"}
+    what = what or "code"
+    cell.metadata.mystnb = {"code_prompt_show": f"Show the {what}",
+                            "code_prompt_hide": f"Hide the {what}",
+                            "image": {"alt": options.get("fig-alt") or alt_text(cell, heading)}}
+    for output in cell.outputs:  # a figure of twice as many pixels says how wide it is
+        width = output.get("metadata", {}).get("image/png", {}).get("width")
+        if width: cell.metadata.mystnb["image"]["width"] = f"{width}px"
     for i, output in enumerate(cell.outputs):
         data = output.get("data", {})
         if WIDGET in data or re.match(r"\w*(Box|interactive)\(", data.get("text/plain", "")):
@@ -88,6 +148,45 @@ def code_cell(cell, name: str, meant: dict[str, str]) -> None:
             raise SystemExit(f"{name} holds an error: {output.ename}: {output.evalue}")
         elif "text/markdown" in data:
             data["text/markdown"] = markdown(data["text/markdown"], meant)
+        elif 'alt="figure"' in data.get("text/html", ""):  # kept from before `describe`
+            alt = html.escape(cell.metadata.mystnb["image"]["alt"])
+            data["text/html"] = data["text/html"].replace('alt="figure"', f'alt="{alt}"')
+
+
+def chapter_links(name: str) -> str:
+    "The line below a chapter's question: the notebook itself, here and there."
+    cfg = get_config()
+    where = f"{cfg.user}/{cfg.repo}/blob/{cfg.branch}/nbs/{name}"
+    return ('<p class="chapter-links">'
+            f'<a href="https://colab.research.google.com/github/{where}">Open in Colab</a>'
+            f'<a href="https://github.com/{where}">This notebook on GitHub</a></p>')
+
+
+def solutions(text: str) -> str:
+    "Prose that answers the exercises, folded; `1: ... 2: ...` becomes `Solution 1`, `Solution 2`."
+    text = re.sub(r"^Solutions?[:.]\s*", "", text)
+    parts = re.split(r"(?:^|\s)(\d): ", text)
+    if len(parts) == 1: return fold("Solutions in words", text)
+    return "\n\n".join(fold(f"Solution {number}", answer)
+                       for number, answer in zip(parts[1::2], parts[2::2]))
+
+
+def fold(title: str, text: str) -> str:
+    return f"<details><summary>{title}</summary>\n\n{text}\n\n</details>"
+
+
+def without_entry(module_name: str, documented: set[str]) -> list[str]:
+    "Reference entries for public names that nbdev's index leaves out: constants, made functions."
+    module = import_module(f"convnext_nb.{module_name}")
+    entries = []
+    for name in getattr(module, "__all__", []):
+        if name in documented: continue
+        value = getattr(module, name)
+        if callable(value): about = f"`{name}{signature(value)}`\n\n{getdoc(value) or ''}"
+        elif isinstance(value, str): about = f"A constant: `{value!r}`."
+        else: about = f"A constant: {type(value).__name__} of {len(value)}."
+        entries.append(f"### {name}\n\n{about}")
+    return entries
 
 
 def convert(path: Path, meant: dict[str, str]) -> None:
@@ -95,13 +194,20 @@ def convert(path: Path, meant: dict[str, str]) -> None:
     nb = nbformat.read(path, as_version=4)
     nb.metadata.pop("widgets", None)
     cells, entries = [], []
+    heading, in_exercises, asked = "", False, False
     for cell in nb.cells:
         if cell.cell_type == "raw":
             front = yaml.safe_load(cell.source.strip().strip("-"))
             opening = f"# {front['title']}\n\n> {front.get('description', '')}"
             cell = new_markdown_cell(opening.strip("\n >"))
+            if path.name != "index.ipynb": cell.source += f"\n\n{chapter_links(path.name)}"
         if cell.cell_type == "markdown":
+            heads = re.findall(r"^#+ (.+)$", cell.source, re.M)
+            if heads:
+                heading = re.sub(r"[`*]", "", heads[-1])
+                in_exercises, asked = "## Exercises" in cell.source, False
             cell.source = markdown(cell.source, meant)
+            if in_exercises and not heads: cell.source = solutions(cell.source)
             cells.append(cell)
         elif re.search(r"^show_doc\(", cell.source, re.M):
             data = [output.get("data", {}) for output in cell.outputs]
@@ -110,8 +216,15 @@ def convert(path: Path, meant: dict[str, str]) -> None:
                 raise SystemExit(f"{path.name}: no API entry from {cell.source.splitlines()[-1]}")
             entries += [api_entry(entry, meant) for entry in text]
         elif cell.source.strip():
-            code_cell(cell, path.name, meant)
+            is_guess = re.search(r"^check\(", cell.source, re.M)
+            code_cell(cell, path.name, meant, heading, in_exercises and asked)
+            asked = asked or bool(in_exercises and is_guess)
             cells.append(cell)
+    own = re.search(r"^#\|\s*default_exp\s+(\w+)",
+                    "\n".join(c.source for c in nbformat.read(NBS / path.name, 4).cells), re.M)
+    if own:
+        known = {name for name, places in symbols().items() if own[1] in places}
+        entries += without_entry(own[1], known)
     if entries:
         cells += [new_markdown_cell("## Reference"), *map(new_markdown_cell, entries)]
     nb.cells = cells
@@ -127,7 +240,46 @@ def contents(chapters: list[str]) -> str:
         pages = [page(name) for name in chapters if name.startswith(str(part["number"]))]
         caption = f":caption: {part['number']}. {part['title']}"
         blocks.append("\n".join(["```{toctree}", ":hidden:", caption, "", *pages, "```"]))
+    blocks.append("```{toctree}\n:hidden:\n:caption: Reference\n\napi\n```")
     return "\n\n".join(blocks)
+
+
+def api_page(homes: dict[str, str]) -> str:
+    "One index of all public names: name, module, what it is for; {module: page}."
+    every, rows = symbols(), []
+    for module_name, home in homes.items():
+        module = import_module(f"convnext_nb.{module_name}")
+        for name in getattr(module, "__all__", []):
+            value = getattr(module, name)
+            target = every.get(name, {}).get(module_name) or f"{home}.html#{anchor(name)}"
+            first = (getdoc(value) or "").partition("\n")[0] if callable(value) else "a constant"
+            rows.append((name, module_name, target.replace(".html#", ".ipynb#"), first))
+    lines = [f"| [`{name}`]({target}) | {module} | {first.replace('|', '/')} |"
+             for name, module, target, first in sorted(rows, key=lambda r: r[0].lower())]
+    return "\n".join(["# All names", "", "> Where is the function or class that I need?", "",
+                      "| name | module | what it is |", "|---|---|---|", *lines, ""])
+
+
+def anchor(heading: str) -> str:
+    "The anchor that Sphinx gives to a heading which is a name."
+    return heading.lower()
+
+
+def align_numbers(page: str) -> str:
+    "A page whose tables have columns of numbers: these get the class `number`, heads included."
+    def aligned(match):
+        soup = BeautifulSoup(match[0], "html.parser")
+        rows = [row.find_all(["td", "th"]) for row in soup.find_all("tr")]
+        for i in range(max(map(len, rows), default=0)):
+            column = [row[i] for row in rows if i < len(row)]
+            body = [cell for cell in column if cell.name == "td"]
+            texts = [cell.get_text().strip() for cell in body]
+            if not any(re.search(r"\d", t) for t in texts): continue
+            if not all(NUMBER.fullmatch(t) for t in texts): continue
+            for cell in column: cell["class"] = [*cell.get("class", []), "number"]
+        return str(soup)
+
+    return re.sub(r"<table\b.*?</table>", aligned, page, flags=re.S)
 
 
 class Links(HTMLParser):
@@ -184,6 +336,30 @@ def wrong_names(site: Path) -> list[str]:
     return wrong
 
 
+def homes(chapters: list[str]) -> dict[str, str]:
+    "The page of each module's chapter: {module: page}."
+    found = {}
+    for name in chapters:
+        text = (NBS / name).read_text(encoding="utf-8")
+        for module in re.findall(r"#\|\s*default_exp\s+(\w+)", text): found[module] = page(name)
+    return found
+
+
+def front() -> str:
+    "What the site's front page has and README does not: the moving block and three doors."
+    doors = [("cost.html", "Walk", "Sixteen networks from ResNet-50 to ConvNeXt, one change at a "
+              "time: see it, run it, check it against the paper."),
+             ("live.html", "Play", "A real ConvNeXt runs right in this browser, on your own "
+              "picture. Open it layer by layer; nothing to install."),
+             ("#as-a-library", "Use the library", "The networks, their published weights, training "
+              "and fine-tuning, in a package that you install with pip.")]
+    cards = "".join(f'<a href="{target}"><b>{html.escape(title)}</b>{html.escape(text)}</a>'
+                    for target, title, text in doors)
+    moving = f'<div class="front-morph">{draw.morph()._repr_html_()}</div>'
+    nav = f'<nav class="doors" aria-label="Three ways in">{cards}</nav>'
+    return f"```{{raw}} html\n{moving}\n{nav}\n```"
+
+
 def main() -> int:
     print("== Processing the notebooks (nbdev)", flush=True)
     process()
@@ -194,12 +370,19 @@ def main() -> int:
     for name in order:
         convert(PROC / name, meanings(nbformat.read(NBS / name, as_version=4)))
     index = nbformat.read(PROC / "index.ipynb", as_version=4)
+    index.cells.insert(1, new_markdown_cell(front()))
     index.cells.append(new_markdown_cell(contents(order[1:])))
     nbformat.write(index, PROC / "index.ipynb")
+    (PROC / "api.md").write_text(api_page(homes(order[1:])), encoding="utf-8")
     print("== Rendering the pages (Sphinx)", flush=True)
     site = PROC / "html"  # inside _proc, where myst-nb may leave its jupyter_execute/
     code = sphinx(["-q", "-W", "-n", "--keep-going", "-c", str(ROOT / "tools" / "sphinx"),
                    "-d", str(PROC / ".doctrees"), str(PROC), str(site)])
+    for path in site.glob("*.html"):
+        text = align_numbers(path.read_text(encoding="utf-8"))
+        text = text.replace('role="heading">', 'role="heading" aria-level="2">')  # the parts
+        path.write_text(text, encoding="utf-8")
+    live.build(site)
     broken = [] if code else broken_links(site) + wrong_names(site)
     for line in broken:
         print(f"broken link: {line}")

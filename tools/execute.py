@@ -9,6 +9,14 @@ from nbclient import NotebookClient
 ROOT = Path(__file__).resolve().parent.parent
 NBS = ROOT / "nbs"
 WIDGET = "application/vnd.jupyter.widget-view+json"
+FIGURES = """
+from matplotlib.figure import Figure
+from matplotlib_inline.backend_inline import set_matplotlib_formats
+from convnext_nb.explore import describe
+set_matplotlib_formats("retina")
+get_ipython().display_formatter.formatters["text/plain"].for_type(
+    Figure, lambda figure, printer, cycle: printer.text(describe(figure)))
+"""  # figures with twice as many pixels, and words for those who do not see them
 
 
 def steady(nb) -> None:
@@ -29,9 +37,11 @@ def steady(nb) -> None:
 def execute(path: Path) -> None:
     "Run one notebook in its folder and write it back. If a cell fails, nothing is written."
     nb = nbformat.read(path, as_version=4)
+    nb.cells.insert(0, nbformat.v4.new_code_cell(FIGURES))
     where = {"metadata": {"path": str(path.parent)}}
     NotebookClient(nb, timeout=None, kernel_name="python3", extra_arguments=["--log-level=40"],
                    coalesce_streams=True, resources=where).execute()
+    del nb.cells[0]
     steady(nb)
     nbformat.write(nb, path)
 

@@ -2,18 +2,67 @@
 
 One recipe and one total stride for all three; each run resumes where it was interrupted. The runs
 are a family of their own, nbs/runs/race.
+
+A GPU for a quarter of an hour, where no command may last longer than ten minutes:
+
+1. Rehearse here, on a CPU, with the same networks and few images (a few minutes each). Each command
+   stops and saves in time, and the next one goes on; the last one prints the result:
+       python tools/headline.py --images 64 --epochs 2 --out /tmp/race --minutes 1 convnext_tiny
+2. There, before: `.venv` (torch, torchvision, timm, and the wheels of torchinfo and `fastcore<2`),
+   and the data. Where only small files may travel, cut the archive here and join it there; its
+   checksum is verified when it is opened:
+       split -b 28M tiny-imagenet-200.zip part-
+       cat part-* > data/tiny-imagenet-200.zip
+3. The tests that ask for a GPU (a minute):
+       python -m pytest -q tests/test_train.py tests/test_augment.py -k gpu
+4. ConvNeXt-T, in parts of nine minutes; the same command again goes on from where it stopped. In
+   the run's rows, `first_seconds` is what compilation took of an epoch's `seconds`.
+       python tools/headline.py --minutes 9 convnext_tiny
+   Another time: the same with resnet50, and with swin_t.
+5. Bring home after each part (a few kB): recipe.json, metrics.jsonl, and at the end evidence.json.
+   An epoch adds its line to metrics.jsonl when it ends, so a part that is cut off loses none. The
+   checkpoint (450 MB) and the weights stay there; without the checkpoint the run cannot go on.
 """
+import _thread
 import argparse
+import threading
 from dataclasses import replace
 from pathlib import Path
 
 from convnext_nb import data, train
 
 FAMILY = Path(__file__).resolve().parent.parent / "nbs/runs/race"
-NETWORKS = {  # total stride 16 at 64 pixels
-    "convnext_tiny": dict(stem_stride=2, layer_scale=0.1, drop_path=0.2),
+NETWORKS = {  # total stride 16 at 64 pixels; windows of 4 fit the maps of 32, 16, 8 and 4 pixels
+    "convnext_tiny": dict(stem_stride=2, layer_scale=0.1, drop_path=0.1, init="torch"),
     "resnet50": dict(stem_stride=2),
-    "swin_t": dict(stem_stride=2, img_size=64, drop_path=0.2)}
+    "swin_t": dict(stem_stride=2, window=4, drop_path=0.1)}
+
+
+def rehearsal(recipe: train.Recipe, dataset: data.Dataset, images: int):
+    "The recipe without compilation, and some of the images, for a CPU."
+    few = {name: train.fixed_subset(getattr(dataset, name), images) for name in ("train", "val")}
+    return replace(recipe, compile=False, batch_size=16), replace(dataset, **few)
+
+
+def report(name: str, e: dict) -> str:
+    "One line about a finished run."
+    average = f"average of the weights {e['ema_top1']:.2f} %, " if "ema_top1" in e else ""
+    return (f"{name}: val top-1 {e['val_top1']:.2f} %, top-5 {e['val_top5']:.2f} %, training "
+            f"{e['train_top1']:.2f} %, {average}"
+            f"{e['images_per_s']:.0f} images/s, {e['train_seconds'] / 60:.1f} minutes, "
+            f"{e['params']:,} parameters, {e['device']}")
+
+
+def run(args: argparse.Namespace) -> None:
+    "Train, or go on training, the networks that were asked for."
+    dataset = data.load(args.data)
+    for name in args.networks:
+        recipe = replace(train.PRESETS[args.recipe].with_epochs(args.epochs), seed=args.seed,
+                         model=name, model_args=NETWORKS[name])
+        if args.images: recipe, dataset = rehearsal(recipe, dataset, args.images)
+        folder = args.out / (f"{name}-s{args.seed}" if args.seed else name)
+        _, found = train.fit(recipe, dataset, folder)
+        print(report(name, found.evidence), flush=True)
 
 
 def main() -> None:
@@ -23,23 +72,20 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=FAMILY, help="folder of the run folders")
+    parser.add_argument("--minutes", type=float, help="save and stop then, as after Ctrl-C")
+    parser.add_argument("--images", type=int, help="rehearse with so many images, uncompiled")
     parser.add_argument("networks", nargs="*", default=list(NETWORKS), metavar="NETWORK",
                         help=f"some of {', '.join(NETWORKS)}; default: all")
     args = parser.parse_args()
     if unknown := set(args.networks) - set(NETWORKS):
         parser.error(f"no network {', '.join(unknown)}; there are {', '.join(NETWORKS)}")
-    dataset = data.load(args.data)
-    for name in args.networks:
-        recipe = replace(train.PRESETS[args.recipe].with_epochs(args.epochs), seed=args.seed,
-                         model=name, model_args=NETWORKS[name])
-        folder = args.out / (f"{name}-s{args.seed}" if args.seed else name)
-        _, run = train.fit(recipe, dataset, folder)
-        e = run.evidence
-        average = f"average of the weights {e['ema_top1']:.2f} %, " if "ema_top1" in e else ""
-        print(f"{name}: val top-1 {e['val_top1']:.2f} %, top-5 {e['val_top5']:.2f} %, training "
-              f"{e['train_top1']:.2f} %, {average}"
-              f"{e['images_per_s']:.0f} images/s, {e['train_seconds'] / 60:.1f} minutes, "
-              f"{e['params']:,} parameters, {e['device']}", flush=True)
+    timer = threading.Timer(60 * (args.minutes or 0), _thread.interrupt_main)
+    timer.daemon = True
+    if args.minutes: timer.start()
+    try: run(args)
+    except KeyboardInterrupt as e:
+        raise SystemExit(str(e) or "stopped; the same command goes on") from None
+    finally: timer.cancel()
 
 
 if __name__ == "__main__":

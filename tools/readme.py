@@ -2,6 +2,7 @@
 import os
 import re
 import sys
+from configparser import ConfigParser
 from pathlib import Path
 
 import nbformat
@@ -49,11 +50,25 @@ def cell_text(cell) -> list[str]:
     return parts
 
 
+def badges() -> str:
+    "Badges for GitHub; the site, which asks no other host, has none."
+    cfg = ConfigParser(delimiters="=")
+    cfg.read(ROOT / "settings.ini", encoding="utf-8")
+    ini = cfg["DEFAULT"]
+    tests = f"{ini['git_url']}/actions/workflows/test.yml"
+    site = f"{ini['doc_host']}{ini['doc_baseurl']}/"
+    shields = "https://img.shields.io/badge"
+    return (f"[![tests]({tests}/badge.svg)]({tests}) "
+            f"[![site]({shields}/site-read_and_play-0a5a9c)]({site}) "
+            f"[![license]({shields}/license-Apache_2.0-555)](LICENSE)")
+
+
 def build() -> str:
     nb = nbformat.read(NBS / "index.ipynb", as_version=4)
     parts = [part for cell in nb.cells for part in cell_text(cell)]
     head = "<!-- Made from nbs/index.ipynb by tools/readme.py: edit the notebook. -->"
-    return "\n\n".join([head, *filter(None, parts)]) + "\n"
+    title, *rest = filter(None, parts)
+    return "\n\n".join([head, title, badges(), *rest]) + "\n"
 
 
 if __name__ == "__main__":

@@ -1,0 +1,107 @@
+"use strict";
+// Where pictures come from: examples, a file, the clipboard, a drop, the camera, a sketch.
+
+async function fromBlob(blob) {
+  try { await show(await createImageBitmap(blob)); }  // turned as the camera was held
+  catch { $("ms").textContent = "This file is no picture that the browser can read."; }
+}
+
+for (const button of $("examples").children)
+  button.onclick = async () => {
+    const picture = button.querySelector("img");
+    await picture.decode();
+    await show(await createImageBitmap(picture));
+  };
+
+$("examples").querySelector("button").onclick();
+
+$("file").onchange = event => {
+  if (event.target.files.length) fromBlob(event.target.files[0]);
+  event.target.value = "";  // so that the same file can be chosen again
+};
+
+document.ondragover = event => event.preventDefault();
+document.ondrop = event => {
+  event.preventDefault();
+  const file = [...event.dataTransfer.files].find(one => one.type.startsWith("image/"));
+  if (file) fromBlob(file);
+};
+
+document.onpaste = event => {
+  const item = [...event.clipboardData.items].find(one => one.type.startsWith("image/"));
+  if (item) fromBlob(item.getAsFile());
+};
+
+// Camera and sketch pad share a dialog; `use` is what its button does.
+let use = null;
+function openDialog(title, shown, action) {
+  $("dialog-title").textContent = title;
+  for (const id of ["video", "pad", "inks"]) $(id).hidden = !shown.includes(id);
+  use = action;
+  $("dialog").showModal();
+}
+
+$("take").onclick = async () => {
+  const bitmap = await use();
+  $("dialog").close();
+  if (bitmap) await show(bitmap);
+};
+$("leave").onclick = () => $("dialog").close();
+$("dialog").onclose = () => {
+  for (const track of $("video").srcObject?.getTracks() || []) track.stop();
+  $("video").srcObject = null;
+};
+
+$("camera").onclick = async () => {
+  try {
+    const wanted = {video: {facingMode: "environment"}};  // a phone's camera on the back
+    $("video").srcObject = await navigator.mediaDevices.getUserMedia(wanted);
+  } catch (error) {
+    $("ms").textContent = `No camera: ${error.message || "the browser gives none to this page"}.`;
+    return;
+  }
+  await $("video").play();
+  openDialog("Camera", ["video"], () => createImageBitmap($("video")));
+};
+
+// The sketch pad.
+const INKS = [
+  ["black", "#1d2129"], ["red", "#d43a2f"], ["orange", "#f08a24"], ["yellow", "#f5cf3b"],
+  ["green", "#3f9b45"], ["blue", "#2f6fd0"], ["brown", "#8a5a33"], ["white", "#ffffff"]];
+let ink = INKS[0][1];
+
+for (const [name, shade] of INKS) {
+  const button = document.createElement("button");
+  button.style.background = shade;
+  button.setAttribute("aria-label", name);
+  button.setAttribute("aria-pressed", String(shade === ink));
+  button.onclick = () => {
+    ink = shade;
+    for (const other of $("inks").children)
+      other.setAttribute("aria-pressed", String(other === button));
+  };
+  $("inks").append(button);
+}
+
+$("draw").onclick = () => {
+  const pen = $("pad").getContext("2d");
+  pen.fillStyle = "#fff";
+  pen.fillRect(0, 0, $("pad").width, $("pad").height);
+  openDialog("Draw something", ["pad", "inks"], () => createImageBitmap($("pad")));
+};
+
+function stroke(event) {
+  if (!event.buttons) return;
+  const {left, top, width} = $("pad").getBoundingClientRect(), scale = $("pad").width / width;
+  const pen = $("pad").getContext("2d");
+  pen.strokeStyle = ink;
+  pen.lineWidth = 18;
+  pen.lineCap = "round";
+  pen.beginPath();
+  const x = (event.clientX - left) * scale, y = (event.clientY - top) * scale;
+  pen.moveTo(x - event.movementX * scale, y - event.movementY * scale);
+  pen.lineTo(x, y);
+  pen.stroke();
+}
+$("pad").onpointermove = stroke;
+$("pad").onpointerdown = stroke;

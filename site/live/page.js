@@ -1,0 +1,196 @@
+"use strict";
+// The page: what it knows, how it asks the network, and what is drawn when. The other files have
+// the drawing of their parts: way.js the stages, block.js the opened block, hide.js the patch.
+
+const $ = id => document.getElementById(id);
+const {config} = LIVE;
+
+const state = {
+  bitmap: null,  // the reader's picture
+  seen: null,  // size * size * 3 bytes: what the network sees of it
+  trace: null,  // every map of the last pass
+  whole: null,  // probabilities for the whole picture by the whole network
+  probabilities: null,  // and those of the last pass
+  off: {blocks: [], depthwise: false, layerScale: false},
+  patch: null,  // {row, col, side}: the hidden square
+  heat: null,  // size * size numbers that are laid over the picture
+  open: {stage: 0, block: 0, channel: 0, row: null, col: null},
+  fresh: false,  // the picture is new: its strongest channel is to be chosen
+  filters: null,  // depthwise filters and layer scale of every block
+};
+
+// The worker's program comes as text: a page that was opened as a file may not name one.
+const worker = new Worker(URL.createObjectURL(new Blob([LIVE.worker], {type: "text/javascript"})));
+const waiting = new Map();
+let lastId = 0;
+
+function ask(task, message = {}) {
+  const id = ++lastId;
+  return new Promise((resolve, reject) => {
+    waiting.set(id, {resolve, reject});
+    worker.postMessage({id, task, ...message});
+  });
+}
+
+worker.onmessage = ({data}) => {
+  if (data.done !== undefined) return sweepStep(data);
+  const {resolve, reject} = waiting.get(data.id);
+  waiting.delete(data.id);
+  if (data.error) reject(Error(data.error));
+  else resolve(data);
+};
+
+worker.onerror = event => { $("ms").textContent = `The network stopped: ${event.message}`; };
+
+// Called by the script with the weights, which is the last and largest to arrive.
+async function weightsArrived(weights) {
+  try {
+    state.filters = (await ask("load", {weights, config})).filters;
+    document.documentElement.dataset.ready = "loaded";
+    if (state.bitmap) await show(state.bitmap);  // else it is shown when it comes
+  } catch (error) { $("ms").textContent = `The network did not start: ${error.message}`; }
+}
+
+// A new picture: look at it, run, draw everything.
+async function show(bitmap) {
+  state.bitmap = bitmap;
+  stopSweep();
+  Object.assign(state, {patch: null, heat: null});
+  if (!state.filters) return drawPictures();
+  document.documentElement.dataset.ready = "loaded";  // tests wait for "ran"
+  const canvas = document.createElement("canvas");
+  const shrink = Math.min(1, 4000 / Math.max(bitmap.width, bitmap.height));  // memory has an end
+  canvas.width = Math.round(bitmap.width * shrink);
+  canvas.height = Math.round(bitmap.height * shrink);
+  const pen = canvas.getContext("2d", {willReadFrequently: true});
+  pen.fillStyle = "#fff";  // behind what is transparent
+  pen.fillRect(0, 0, canvas.width, canvas.height);
+  pen.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
+  const {data} = pen.getImageData(0, 0, canvas.width, canvas.height);
+  const {seen} = await ask("see", {rgba: data, width: canvas.width, height: canvas.height});
+  if (state.bitmap !== bitmap) return;  // a newer picture has come
+  state.seen = seen;
+  const {probabilities} = await ask("probe", {seen, off: {}});
+  state.whole = probabilities;
+  state.fresh = true;
+  await run();
+}
+
+// One pass at a time; what is asked for meanwhile is asked once, with the newest patch.
+let running = false, again = false;
+async function run() {
+  if (!state.seen) return;
+  if (running) { again = true; return; }
+  running = true;
+  do {
+    again = false;
+    const {seen} = state;
+    const {trace, ms, probabilities} = await ask("run",
+      {seen, off: state.off, patch: state.patch});
+    if (state.seen !== seen) { again = true; continue; }  // a new picture has come
+    Object.assign(state, {trace, probabilities});
+    $("ms").textContent = `One pass took ${ms.toFixed(0)} ms on your machine.`;
+    if (state.fresh) chooseStrongest();
+    state.fresh = false;
+    drawAll();
+  } while (again);
+  running = false;
+  document.documentElement.dataset.ready = "ran";
+}
+
+function drawAll() {
+  drawPictures();
+  drawTop();
+  drawWay();
+  drawBlock();
+}
+
+function className(k) { return config.classes[k].replace(/^n\d{8} /, ""); }
+
+function percent(p) { return `${(100 * p).toFixed(p < 0.0995 ? 1 : 0)} %`; }
+
+// For screen readers: the newest words, spoken when the hand rests.
+let speech = 0;
+function say(words, wait = 0) {
+  clearTimeout(speech);
+  speech = setTimeout(() => { $("said").textContent = words; }, wait);
+}
+
+function drawTop() {
+  const {probabilities, whole} = state;
+  const order = probabilities.map((_, i) => i).sort((a, b) => probabilities[b] - probabilities[a]);
+  $("top").replaceChildren(...order.slice(0, 5).map(k => {
+    const row = document.createElement("li");
+    row.innerHTML = "<i></i><b></b><span></span><span></span>";
+    const [bar, before, name, share] = row.children;
+    bar.style.width = `${100 * probabilities[k]}%`;
+    before.style.left = `calc(${100 * whole[k]}% - 1px)`;
+    before.hidden = Math.abs(whole[k] - probabilities[k]) < 0.005;
+    before.title = `with the whole picture and the whole network: ${percent(whole[k])}`;
+    name.textContent = className(k);
+    share.textContent = percent(probabilities[k]);
+    return row;
+  }));
+  const words = order.slice(0, 5).map(k => `${className(k)} ${percent(probabilities[k])}`);
+  say(`Top five: ${words.join(", ")}.`, 600);
+}
+
+// Both pictures, with the hidden square, the heat, and the frame of what the chosen pixel sees.
+function drawPictures() {
+  const {bitmap, seen, patch, heat} = state, {size} = config, shown = 224;
+  if (!bitmap) return;
+  const {newWidth, newHeight, left, top} = fitted(bitmap.width, bitmap.height, config);
+  const across = bitmap.width / newWidth, down = bitmap.height / newHeight;
+  const pen = sharp($("picture"), shown, shown);
+  pen.fillStyle = "#fff";
+  pen.fillRect(0, 0, shown, shown);
+  pen.drawImage(bitmap, left * across, top * down, size * across, size * down, 0, 0, shown, shown);
+  const pens = [pen];
+  if (patch) {
+    pen.fillStyle = css(config.mean.map(v => Math.round(v * 255)));
+    const cell = shown / size;
+    pen.fillRect(patch.col * cell, patch.row * cell, patch.side * cell, patch.side * cell);
+  }
+  if (seen) {
+    const small = document.createElement("canvas");
+    drawPixels(small, patch ? withPatch(seen, config, patch) : seen, size);
+    const other = sharp($("seen"), shown, shown);
+    other.imageSmoothingEnabled = false;
+    other.drawImage(small, 0, 0, shown, shown);
+    pens.push(other);
+    if (heat) drawHeat(other, heat, shown);
+  }
+  if (!state.trace || patch) return;
+  const field = receptiveField(state.open);
+  for (const one of pens) drawFrame(one, {...field, color: color("field")}, shown / size, shown);
+}
+
+// Switches.
+function switched() {
+  const {off} = state;
+  $("restore").hidden = !(off.blocks.length || off.depthwise || off.layerScale);
+  stopSweep();
+  state.heat = null;
+  run();
+}
+$("no-depthwise").onchange = event => { state.off.depthwise = event.target.checked; switched(); };
+$("no-scale").onchange = event => { state.off.layerScale = event.target.checked; switched(); };
+$("restore").onclick = () => {
+  Object.assign(state.off, {blocks: [], depthwise: false, layerScale: false});
+  $("no-depthwise").checked = $("no-scale").checked = false;
+  $("no-depthwise").focus();
+  switched();
+};
+
+// Light or dark, as the book's pages have been set, else as the system is.
+const darkness = matchMedia("(prefers-color-scheme: dark)");
+function setTheme() {
+  let chosen = null;
+  try { chosen = localStorage.getItem("theme"); } catch { /* a file may have no storage */ }
+  const dark = chosen === "dark" || (chosen !== "light" && darkness.matches);
+  document.documentElement.dataset.theme = dark ? "dark" : "light";
+  if (state.trace) drawAll();
+}
+darkness.onchange = setTheme;
+document.documentElement.classList.add("js");
+setTheme();

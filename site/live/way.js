@@ -1,0 +1,143 @@
+"use strict";
+// The way through the network: stem, stages and head, each with its strongest channels.
+
+// Multiply-adds of the parts, from the sizes alone.
+function multiplyAdds({size, dims, depths, stem, classes, kernel}) {
+  let side = size / stem;
+  const parts = [{name: "stem", count: side ** 2 * stem ** 2 * 3 * dims[0]}];
+  dims.forEach((c, s) => {
+    if (s > 0) side = Math.floor(side / 2);
+    const down = s > 0 ? side ** 2 * 4 * dims[s - 1] * c : 0;
+    const each = side ** 2 * (kernel ** 2 * c + 2 * c * 4 * c);  // depthwise, and two linears
+    parts.push({name: `stage ${s + 1}`, count: down + depths[s] * each, each, side});
+  });
+  parts.push({name: "head", count: dims.at(-1) * classes.length});
+  return parts;
+}
+
+function millions(count) {
+  if (count < 1e5) return `${(count / 1e3).toFixed(0)} thousand`;
+  return `${(count / 1e6).toFixed(1)} million`;
+}
+
+function makeCard(title, shape, words) {
+  const card = document.createElement("div");
+  card.className = "card";
+  card.innerHTML = "<h3></h3><canvas class='pixelated' role='img'></canvas><p></p>";
+  card.querySelector("h3").append(title, Object.assign(document.createElement("span"),
+                                                       {textContent: shape}));
+  card.querySelector("p").textContent = words;
+  return card;
+}
+
+// A chip for a block: a button that opens it, and a tick that takes it away.
+function makeChip(s, b) {
+  const chip = document.createElement("div");
+  chip.className = "chip";
+  chip.id = `chip-${s}-${b}`;
+  chip.innerHTML = "<button></button><input type='checkbox' checked>";
+  const [button, tick] = chip.children;
+  button.textContent = b + 1;
+  button.setAttribute("aria-label", `Open block ${b + 1} of stage ${s + 1}`);
+  tick.setAttribute("aria-label", `Use block ${b + 1} of stage ${s + 1}`);
+  tick.title = "Untick to take this block away";
+  button.onclick = () => { openBlock(s, b); $("block-title").focus({preventScroll: true});
+    $("opened").scrollIntoView({behavior: "smooth", block: "nearest"}); };
+  tick.onchange = () => {
+    const name = `${s}.${b}`, others = state.off.blocks.filter(other => other !== name);
+    state.off.blocks = tick.checked ? others : [...others, name];
+    switched();
+  };
+  return chip;
+}
+
+function makeWay() {
+  const parts = multiplyAdds(config), {stem, dims, depths} = config;
+  const cards = [makeCard("Stem", `${stem} x ${stem}, stride ${stem}`,
+    `${parts[1].side} x ${parts[1].side} x ${dims[0]} numbers. `
+    + `${millions(parts[0].count)} multiply-adds.`)];
+  dims.forEach((c, s) => {
+    const {side, count} = parts[s + 1];
+    const card = makeCard(`Stage ${s + 1}`, `${side} x ${side} x ${c}`,
+      `${depths[s]} blocks, ${millions(count)} multiply-adds.`);
+    const chips = document.createElement("div");
+    chips.className = "chips";
+    for (let b = 0; b < depths[s]; b++) chips.append(makeChip(s, b));
+    card.append(chips);
+    const canvas = card.querySelector("canvas");
+    canvas.onpointermove = event => pointAt(event, s, depths[s] - 1);
+    canvas.onpointerleave = drawPictures;
+    cards.push(card);
+  });
+  const all = parts.reduce((sum, part) => sum + part.count, 0);
+  cards.push(makeCard("Head", `${dims.at(-1)} → ${config.classes.length}`,
+    "The mean of every channel, a layer norm, and a score for each class. "
+    + `${millions(all)} multiply-adds in all.`));
+  $("way").replaceChildren(...cards);
+}
+
+// The small maps: nine of the strongest channels, in a square of three by three.
+const shownChannels = [];
+function drawWay() {
+  const cards = [...$("way").children], {stages, pooled} = state.trace;
+  const maps = [stages[0].start, ...stages.map(stage => stage.output)];
+  maps.forEach((map, at) => {
+    const s = Math.max(0, at - 1), c = config.dims[s], canvas = cards[at].querySelector("canvas");
+    shownChannels[at] = strongest(map, c).slice(0, 9);
+    drawMontage(canvas, shownChannels[at].map(k => channelOf(map, c, k)), 3);
+    canvas.setAttribute("aria-label", `After ${at ? `stage ${at}` : "the stem"}: nine strongest `
+      + `channels, ${shownChannels[at].join(", ")}, ${stages[s].side} x ${stages[s].side} each`);
+  });
+  const head = cards.at(-1).querySelector("canvas");
+  drawBars(head, pooled, {height: 240});
+  head.setAttribute("aria-label", `The means of the ${pooled.length} channels, as bars`);
+  for (const chip of document.querySelectorAll(".chip")) {
+    const [, s, b] = chip.id.split("-").map(Number);
+    const isOff = state.off.blocks.includes(`${s}.${b}`);
+    chip.classList.toggle("off", isOff);
+    chip.classList.toggle("open", state.open.stage === s && state.open.block === b);
+    chip.querySelector("input").checked = !isOff;
+  }
+}
+
+// The pointer is over the small maps of a stage: the pictures show what that pixel sees.
+function pointAt(event, stage, block) {
+  if (!state.trace) return;
+  const {left, top, width} = event.target.getBoundingClientRect();
+  const {side} = state.trace.stages[stage];
+  const within = v => Math.min(side - 1, Math.max(0, Math.floor((v / width * 3 % 1) * side)));
+  const unit = {stage, block, row: within(event.clientY - top), col: within(event.clientX - left)};
+  drawPictures();
+  const field = receptiveField(unit), {size} = config;
+  for (const id of ["picture", "seen"])
+    drawFrame($(id).getContext("2d"), {...field, color: color("mark")}, 224 / size, 224);
+  $("seen-said").textContent = fieldWords(unit);
+}
+
+// What a unit of a block's output can see, in pixels of the picture, by arithmetic: going back, a
+// k x k convolution adds (k - 1) / 2 on each side, and a stride multiplies.
+function receptiveField({stage, block, row, col}) {
+  const {kernel, stem} = config, {off} = state;
+  const reach = off.depthwise ? 0 : (kernel - 1) / 2;
+  let [top, bottom, left, right] = [row, row + 1, col, col + 1];  // the ends are not included
+  for (let s = stage; s >= 0; s--) {
+    const last = s === stage ? block : config.depths[s] - 1;
+    for (let b = last; b >= 0; b--) {
+      if (off.blocks.includes(`${s}.${b}`)) continue;
+      top -= reach; left -= reach; bottom += reach; right += reach;
+    }
+    const stride = s === 0 ? stem : 2;
+    [top, bottom, left, right] = [top * stride, bottom * stride, left * stride, right * stride];
+  }
+  return {row: top, col: left, rows: bottom - top, cols: right - left};
+}
+
+function fieldWords(unit) {
+  const {row, col, rows, cols} = receptiveField(unit), {size} = config;
+  const inside = (start, length) => Math.min(size, start + length) - Math.max(0, start);
+  const seen = `${inside(row, rows)} x ${inside(col, cols)}`;
+  return `Pixel (${unit.row}, ${unit.col}) of stage ${unit.stage + 1} can see ${seen} of the `
+    + `${size} x ${size} pixels${rows > size ? `; its field is ${rows} wide` : ""}.`;
+}
+
+makeWay();

@@ -1,0 +1,29 @@
+"""What tests of several files share. One thread a process: `make test` runs two at a time."""
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported; child processes take it over
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory):
+    "An undisturbed run. Its folder is only read."
+    from training import fit
+    return fit(tmp_path_factory.mktemp("whole"))
+
+
+@pytest.fixture(scope="session")
+def full(tmp_path_factory):
+    "An undisturbed run of a recipe with everything on. Its folder is only read."
+    from training import FULL, fit
+    return fit(tmp_path_factory.mktemp("full"), FULL)
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    "Nothing of this machine's data is seen; what is packed goes into this folder."
+    monkeypatch.delenv("TINY_IMAGENET", raising=False)
+    monkeypatch.setenv("CONVNEXT_NB_DATA", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "home"

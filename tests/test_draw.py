@@ -1,0 +1,78 @@
+"""Pictures are sound SVG, README's is up to date, and chapters show each step that they teach."""
+import json
+import re
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from convnext_nb import draw
+from convnext_nb.roadmap import steps
+
+ROOT = Path(__file__).resolve().parent.parent
+SVG = "{http://www.w3.org/2000/svg}"
+TAUGHT = [s for s in steps() if s.parent and s.name not in ("k5", "k9", "k11")]
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    return [draw.morph(), draw.where("invert"), draw.difference("ln", "sep_ds")]
+
+
+def test_pictures_are_sound(pictures):
+    "Well-formed, named for screen readers, without ids that clash when a page has two of them."
+    for picture in pictures:
+        root = ElementTree.fromstring(picture.svg())
+        assert [child.tag for child in root[:2]] == [SVG + "title", SVG + "desc"]
+        assert root[0].text and root[1].text and root.get("role") == "img"
+        assert not [e for e in root.iter() if e.get("id")]
+        texts = [e for e in root.iter(SVG + "text")]
+        assert texts and all(e.get("fill") in (None, "white") for e in texts)  # the page's ink
+        for e in texts:
+            assert 0 <= float(e.get("x")) <= picture.width
+
+
+def test_labels_fit(pictures):
+    "Labels of two blocks side by side stay in their columns; a letter takes 0.6 of its size."
+    root = ElementTree.fromstring(pictures[2].svg())
+    for group in root.iter(SVG + "g"):
+        for e in group.findall(SVG + "text"):
+            end = float(e.get("x")) + 0.6 * float(e.get("font-size")) * len(e.text)
+            assert end <= (184 if float(e.get("x")) < 190 else 380) + 6, e.text
+
+
+def test_file_for_readme(pictures, tmp_path):
+    pictures[0].save(tmp_path / "block.svg")
+    made = (tmp_path / "block.svg").read_text(encoding="utf-8")
+    assert (ROOT / "image/block.svg").read_text(encoding="utf-8") == made, (
+        "image/block.svg is old: make outputs ARGS=nbs/640_draw.ipynb")
+
+
+def section(step):
+    "Heading and code of the part of a chapter that teaches a step, and the chapter's headings."
+    path = ROOT / "nbs" / f"{draw.CHAPTERS[step]}.ipynb"
+    found, headings, inside = [], [], False
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            lines = re.findall(r"^#+ .*", source, re.M)
+            headings += lines
+            named = [line for line in lines if "The step `" in line]
+            if named: inside = f"`{step}`" in named[0]
+            if inside and named: found.append(source)
+        elif inside: found.append(source)
+    return found, headings
+
+
+@pytest.mark.parametrize("step", TAUGHT, ids=lambda s: s.name)
+def test_each_step_is_found_by_its_name(step):
+    "Question, where you are, the difference as picture and as data, shapes, and the paper's cost."
+    (heading, *code), headings = section(step.name)
+    code = "\n".join(code)
+    assert re.search(r"^> .+\?$", heading, re.M), "no question below the heading"
+    assert f'draw.where("{step.name}")' in code
+    assert f'draw.difference("{step.parent}", "{step.name}"' in code
+    assert f'diff(step("{step.parent}"), step("{step.name}"))' in code
+    assert re.search(r"maps|shapes", code) and "test_eq" in code
+    assert re.search(r"check_cost\(|paper_table\(", code)
+    for heading in ("## Does it train?", "## Exercises", "## Recap"): assert heading in headings

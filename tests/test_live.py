@@ -1,0 +1,242 @@
+"""The live page, in a real browser: its numbers are PyTorch's, and everything on it answers."""
+import base64
+import io
+import json
+
+import live
+import pytest
+import torch
+from browsers import browser  # noqa: F401  (a fixture)
+from PIL import Image
+
+from convnext_nb import cost, data, draw, models, roadmap
+
+TIMEOUT = 30_000  # milliseconds
+
+
+@pytest.fixture(scope="module")
+def network():
+    return models.restore(live.best_shipped())
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("site")
+    live.build(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(browser, site):  # noqa: F811
+    "The page, opened as a file, after its first pass; no request may leave the machine."
+    page = browser.new_page(viewport={"width": 1280, "height": 800})
+    page.wrong = []
+    page.on("pageerror", lambda error: page.wrong.append(str(error)))
+    page.on("console", lambda m: page.wrong.append(m.text) if m.type == "error" else None)
+    page.on("request", lambda r: page.wrong.append(r.url)
+            if not r.url.startswith(("file:", "data:", "blob:")) else None)
+    page.goto((site / "live.html").as_uri())
+    page.wait_for_selector("html[data-ready=ran]", timeout=TIMEOUT)
+    yield page
+    page.close()
+
+
+def pictures(count: int, size: int) -> torch.Tensor:
+    "Drawn figures and the page's photographs: uint8 (count, size, size, 3)."
+    how = data.Preprocessing(size=size)
+    photos = [Image.open(live.SOURCE / "photos" / name) for name in live.PHOTOS]
+    photos = [list(data.resize_and_crop(photo, how).tobytes()) for photo in photos]
+    photos = torch.tensor(photos, dtype=torch.uint8).view(-1, size, size, 3)
+    drawn = data.Shapes(n_train=10, n_val=10).val.images[:count - len(photos)]
+    figures = [data.resize_and_crop(Image.fromarray(image.numpy()), how) for image in drawn]
+    figures = [list(figure.tobytes()) for figure in figures]
+    figures = torch.tensor(figures, dtype=torch.uint8).view(-1, size, size, 3)
+    return torch.cat([photos, figures])
+
+
+def text(image: torch.Tensor) -> str:
+    return base64.b64encode(image.numpy().tobytes()).decode()
+
+
+RUN = """async pictures => {
+  const found = [];
+  for (const text of pictures) {
+    const {trace, ms} = await ask("run", {seen: fromBase64(text), off: {}});
+    found.push({ms, logits: [...trace.logits], stem: [...trace.stages[0].start],
+                conv: [...trace.stages[1].blocks[0].conv], last: [...trace.stages[3].output]});
+  }
+  return found;
+}"""
+
+
+def test_logits_and_inner_maps_are_pytorchs_and_a_pass_is_fast(page, network):
+    net, how, _ = network
+    images = pictures(10, how.size)
+    page.add_script_tag(path=str(live.SOURCE / "safetensors.js"))
+    found = page.evaluate(RUN, [text(image) for image in images])
+    inner = {}
+    modules = {"stem": net.downsample_layers[0], "conv": net.stages[1][0].dwconv,
+               "last": net.stages[3]}
+    for name, module in modules.items():
+        module.register_forward_hook(lambda m, i, y, name=name: inner.update({name: y}))
+    with torch.no_grad():
+        for image, theirs in zip(images, found):
+            x = data.to_float(image.permute(2, 0, 1)[None], how)
+            logits = net(x)[0]
+            assert (torch.tensor(theirs["logits"]) - logits).abs().max() < 1e-4
+            for name, y in inner.items():
+                y = y[0].permute(1, 2, 0).flatten()
+                assert len(inner) == 3 and (torch.tensor(theirs[name]) - y).abs().max() < 1e-4
+    fastest = min(one["ms"] for one in found)  # others may be using the processor
+    assert fastest < 100 or net.stem_stride < 4  # four times the work
+
+
+@pytest.mark.parametrize("width, height", [(90, 131), (451, 300), (64, 64), (40, 50), (1000, 70)])
+def test_a_picture_is_resized_as_pillow_does(page, network, width, height):
+    how = network[1]
+    noise = torch.randint(0, 256, (height, width, 4), dtype=torch.uint8,
+                          generator=torch.Generator().manual_seed(0))
+    found = page.evaluate("""async ({text, width, height}) => [...(await ask("see", {
+        rgba: fromBase64(text), width, height})).seen]""",
+                          {"text": text(noise), "width": width, "height": height})
+    wanted = data.resize_and_crop(Image.fromarray(noise[..., :3].numpy()), how)
+    wanted = torch.tensor(list(wanted.tobytes()))
+    assert (torch.tensor(found) - wanted).abs().max() <= 1
+
+
+def test_multiply_adds_are_those_of_cost(page, network):
+    net, how, _ = network
+    parts = page.evaluate("multiplyAdds(config)")
+    assert sum(part["count"] for part in parts) == cost.count(net, how.size).macs
+
+
+def test_a_receptive_field_is_what_a_gradient_reaches(page, network):
+    net, how, _ = network
+    x = torch.randn(1, 3, how.size, how.size, requires_grad=True)
+    for stage, block, row, col in ((0, 0, 3, 9), (0, 1, 8, 8), (1, 0, 5, 1)):
+        y = x
+        for s in range(stage + 1):
+            y = net.downsample_layers[s](y)
+            for b in range(block + 1 if s == stage else len(net.stages[s])):
+                y = net.stages[s][b](y)
+        grad, = torch.autograd.grad(y[0, :, row, col].sum(), x)
+        reached = grad[0].abs().sum(0).nonzero()
+        field = page.evaluate("unit => receptiveField(unit)",
+                              {"stage": stage, "block": block, "row": row, "col": col})
+        for axis, start, length in ((0, "row", "rows"), (1, "col", "cols")):
+            assert reached[:, axis].min() == max(0, field[start])
+            assert reached[:, axis].max() == min(how.size, field[start] + field[length]) - 1
+
+
+def settled(page) -> list:
+    "The probabilities after the last pass that was asked for."
+    page.wait_for_function("!running && !again", timeout=TIMEOUT)
+    return page.evaluate("[...state.probabilities]")
+
+
+def test_parts_can_be_switched_off_and_put_back(page):
+    before = settled(page)
+    for selector in ("#chip-2-3 input", "#no-depthwise", "#no-scale"):
+        page.click(selector)
+        assert settled(page) != before
+        page.click("#restore")
+        assert settled(page) == before
+    assert page.is_hidden("#restore")
+
+
+def test_hiding_a_part_moves_the_answer_and_a_sweep_makes_a_map(page):
+    before = settled(page)
+    page.hover("#picture")
+    page.wait_for_function("state.patch && !running")
+    assert settled(page) != before
+    page.mouse.move(900, 790)
+    page.wait_for_function("!state.patch && !running")
+    assert settled(page) == before
+    page.focus("#picture")
+    page.keyboard.press("ArrowLeft")
+    page.wait_for_function("state.patch && !running")
+    page.keyboard.press("Escape")
+    page.evaluate("$('side').value = 32")
+    page.click("#sweep")
+    page.wait_for_function("state.heat && !sweeping", timeout=TIMEOUT)
+    assert page.evaluate("largest(state.heat)") > 0
+    page.evaluate("$('side').value = 16")
+
+
+def test_a_block_opens_by_keyboard_and_arrows_move_the_pixel(page):
+    page.focus("#chip-2-1 button")
+    page.keyboard.press("Enter")
+    assert page.inner_text("#block-title") == "Stage 3, block 2"
+    page.focus("#map-conv")
+    row = page.evaluate("state.open.row")
+    page.keyboard.press("ArrowUp")
+    assert page.evaluate("state.open.row") == row - 1
+    page.wait_for_function("text => $('said').textContent.startsWith(text)",
+                           arg=f"Row {row - 1}, column")
+    shown = page.inner_text("#terms").split()[-1].replace("−", "-")
+    where = "state.open.row * 4 + state.open.col"
+    value = page.evaluate(f"state.trace.stages[2].blocks[1].conv[({where}) * 160"
+                          " + state.open.channel]")
+    assert abs(float(shown) - value) < 0.006
+
+
+def test_a_dropped_picture_is_answered(page):
+    before = settled(page)
+    buffer = io.BytesIO()
+    Image.effect_noise((90, 70), 80).save(buffer, "png")
+    page.evaluate("""text => {
+      const data = new DataTransfer();
+      data.items.add(new File([fromBase64(text)], "noise.png", {type: "image/png"}));
+      document.dispatchEvent(new DragEvent("drop", {dataTransfer: data}));
+    }""", base64.b64encode(buffer.getvalue()).decode())
+    page.wait_for_function("state.bitmap.width === 90")
+    page.wait_for_selector("html[data-ready=ran]", timeout=TIMEOUT)
+    assert settled(page) != before
+    assert len(page.query_selector_all("#top li")) == 5
+
+
+def test_the_road_shows_what_the_networks_have(page):
+    found = {step.name: step for step in roadmap.steps()}
+    names = page.evaluate("walk.map(step => step.name)")
+    assert names == list(found)
+    for at in range(1, len(names)):
+        page.evaluate(f"$('walk').value = {at}; $('walk').oninput()")
+        step = found[names[at]]
+        assert page.input_value("#from") == step.parent and page.input_value("#to") == step.name
+        drawn = page.locator("#right > :not(.fading)").count()
+        assert drawn == len(draw.parts(step.name, stage=3)) > 5
+        changes = page.locator("#changes dt").all_inner_texts()
+        assert [name.replace(" ", "_") for name in changes] == list(
+            roadmap.diff(found[step.parent], step))
+        assert f"{step.top1:.2f} %" in page.inner_text("#road-table")
+    page.select_option("#from", "base")
+    assert "25.6 M" in page.inner_text("#road-table")
+
+
+def test_nothing_went_wrong_and_nothing_was_asked_of_another_host(page):
+    assert page.wrong == []
+
+
+def test_a_phone_shows_all_of_it(browser, site):  # noqa: F811
+    phone = browser.new_page(viewport={"width": 390, "height": 844})
+    phone.goto((site / "live.html").as_uri())
+    phone.wait_for_selector("html[data-ready=ran]", timeout=TIMEOUT)
+    assert phone.evaluate("document.documentElement.scrollWidth") == 390
+    phone.close()
+
+
+def test_without_javascript_it_says_why_and_shows_pictures(browser, site):  # noqa: F811
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto((site / "live.html").as_uri())
+    assert "does not run scripts" in page.inner_text("noscript")
+    assert page.is_visible("noscript img")
+    assert page.is_hidden("#way")
+    context.close()
+
+
+def test_the_page_needs_no_browser_to_be_written(site):
+    config = json.loads((site / "live" / "data.js").read_text().partition("const LIVE = ")[2]
+                        .rstrip(";\n"))["config"]
+    assert config["dims"] and len(config["classes"]) == 200
+    assert all(len(path.read_text().splitlines()) < 300 for path in live.SOURCE.glob("*.js"))

@@ -1,0 +1,149 @@
+"""The built site in a real browser: every page, flipbooks, search, dark mode. `make docs` first."""
+from pathlib import Path
+
+import pytest
+from browsers import browser  # noqa: F401  (a fixture)
+
+SITE = Path(__file__).resolve().parent.parent / "_docs"
+PAGES = sorted(path.name for path in SITE.glob("*.html")) if SITE.is_dir() else []
+if not PAGES: pytest.skip("the site is not built: make docs", allow_module_level=True)
+SERIOUS = ("serious", "critical")
+
+
+@pytest.fixture(scope="module")
+def axe() -> str:
+    "The script of axe-core."
+    package = pytest.importorskip("axe_playwright_python")
+    return (Path(package.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def tab(browser):  # noqa: F811
+    "One tab; what went wrong in it is in `wrong`."
+    tab = browser.new_page(viewport={"width": 390, "height": 800}, color_scheme="light")
+    tab.wrong = []
+    tab.on("pageerror", lambda error: tab.wrong.append(str(error)))
+    tab.on("console", lambda m: tab.wrong.append(m.text) if m.type in ("error", "warning") else 0)
+    tab.on("requestfailed", lambda request: tab.wrong.append(f"failed: {request.url[:200]}"))
+    tab.on("request", lambda request: tab.wrong.append(f"foreign: {request.url[:200]}")
+           if not request.url.startswith(("file:", "data:", "blob:")) else None)
+    yield tab
+    tab.close()
+
+
+AXE = """rules => {
+  const seen = new Set();  // one token of each kind is enough: they look alike in all code
+  for (const token of document.querySelectorAll("pre span")) {
+    const kind = token.parentElement.parentElement.className + token.className;
+    if (seen.has(kind)) token.dataset.seen = ""; else seen.add(kind);
+  }
+  const runOnly = rules || ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"];
+  const options = {resultTypes: ["violations"], preload: false, runOnly};
+  const exclude = [["[data-seen]"], ...window.name === "again" ? [[".sidebar-drawer"]] : []];
+  return axe.run({include: [["html"]], exclude}, options).then(found => found.violations);
+}"""
+
+
+def findings(tab, rules=None) -> list[str]:
+    "axe-core's serious and critical findings: rule, and the first place."
+    return [f"{f['id']} ({len(f['nodes'])}): {f['nodes'][0]['html'][:150]}"
+            for f in tab.evaluate(AXE, rules) if f["impact"] in SERIOUS]
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_page(tab, axe, name):
+    tab.wrong.clear()
+    tab.set_viewport_size({"width": 390, "height": 800})
+    tab.emulate_media(color_scheme="light")
+    tab.goto((SITE / name).as_uri())
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 390, "wider than a phone"
+    assert tab.title() and (tab.query_selector("meta[name=description]") or name == "search.html")
+    tab.set_viewport_size({"width": 1280, "height": 800})
+    tab.evaluate(axe)
+    light = findings(tab)
+    tab.emulate_media(color_scheme="dark")
+    dark = findings(tab, ["color-contrast"])
+    tab.evaluate("window.name = 'again'")  # the sidebar, the same on every page, was seen
+    assert (light, dark, tab.wrong) == ([], [], [])
+
+
+def test_every_picture_says_what_is_seen():
+    from docs import Links  # the parser of the link check knows the tags
+
+    class Pictures(Links):
+        def handle_starttag(self, tag, attrs):
+            if tag == "img": found.append(dict(attrs).get("alt"))
+
+    for name in PAGES:
+        found = []
+        Pictures(SITE / name)
+        bad = [alt for alt in found if alt in (None, "figure", "a view") or "/" in alt[:9]]
+        assert not bad, f"{name}: {bad[:5]}"
+
+
+def test_flipbook_turns_by_key_and_button_and_stays_after_back(tab):
+    tab.goto((SITE / "explore.html").as_uri())
+    book = tab.locator(".flipbook").first
+    slider = book.locator("input").first
+    shown = book.locator(".page:visible")
+    first = shown.inner_html()
+    slider.focus()
+    tab.keyboard.press("Home")
+    tab.keyboard.press("ArrowRight")
+    assert shown.inner_html() != first
+    said = slider.get_attribute("aria-valuetext")
+    assert book.locator("output").first.inner_text() == said
+    book.locator(".turn button").nth(1).click()
+    third = slider.get_attribute("aria-valuetext")
+    assert third != said and shown.count() == 1
+    page = shown.inner_html()
+    tab.goto((SITE / "index.html").as_uri())
+    tab.go_back()
+    tab.wait_for_load_state("load")
+    assert slider.get_attribute("aria-valuetext") == third and shown.inner_html() == page
+
+
+@pytest.mark.parametrize("words, page", [
+    ("drop path", "layers.html"), ("convnext_tiny", "convnext.html"),
+    ("layer scale", "layers.html")])
+def test_search_finds_where_it_is_taught(tab, words, page):
+    tab.goto((SITE / "search.html").as_uri() + f"?q={words.replace(' ', '+')}")
+    tab.wait_for_selector("#search-results li a")
+    tab.wait_for_timeout(300)
+    found = tab.eval_on_selector_all("#search-results li a", "all => all.map(a => a.href)")
+    assert any(page in link for link in found[:3]), found[:5]
+
+
+def test_sidebar_shows_where_we_are(tab):
+    tab.set_viewport_size({"width": 1280, "height": 800})
+    tab.goto((SITE / "fast.html").as_uri())
+    link = tab.locator(".sidebar-tree [aria-current=page]")
+    assert 0 < link.bounding_box()["y"] < 800
+    assert tab.locator(".toc-drawer").bounding_box()["x"] < 1280 - 100, "on this page is hidden"
+
+
+def test_dark_mode_is_kept(tab):
+    tab.goto((SITE / "cost.html").as_uri())
+    tab.emulate_media(color_scheme="light")
+    light = tab.evaluate("getComputedStyle(document.body).backgroundColor")
+    for _ in range(3):
+        tab.locator(".theme-toggle-content .theme-toggle").click()
+        if tab.evaluate("document.body.dataset.theme") == "dark": break
+    dark = tab.evaluate("getComputedStyle(document.body).backgroundColor")
+    tab.goto((SITE / "layers.html").as_uri())
+    kept = tab.evaluate("getComputedStyle(document.body).backgroundColor")
+    tab.evaluate("localStorage.clear()")
+    assert dark == kept != light
+
+
+def test_a_figure_opens_large(tab):
+    tab.goto((SITE / "cost.html").as_uri())
+    tab.locator(".enlarge").first.click()
+    assert tab.locator("dialog[open] img").is_visible()
+    tab.keyboard.press("Escape")
+    assert tab.locator("dialog[open]").count() == 0
+
+
+def test_the_site_is_light():
+    size = sum(path.stat().st_size for path in SITE.rglob("*") if path.is_file())
+    assert size < 25e6, f"{size / 1e6:.1f} MB"

@@ -1,0 +1,176 @@
+"""Write the live page: a ConvNeXt in the reader's browser. `tools/docs.py` puts it into the site;
+`python tools/live.py [FOLDER]` writes it alone, in seconds, into FOLDER (default: _docs)."""
+import base64
+import html
+import io
+import json
+import re
+import sys
+from pathlib import Path
+
+import torch
+from PIL import Image
+from safetensors import safe_open
+
+from convnext_nb import convnext, data, draw, models, shapes
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCE = ROOT / "site" / "live"
+IN_WORKER = ("safetensors.js", "network.js", "picture.js", "worker.js")
+SCRIPTS = ("drawing.js", "network.js", "picture.js", "data.js", "page.js", "way.js", "hide.js",
+           "block.js", "input.js", "steps.js", "road.js",
+           "weights.js")  # last: the page is there before them
+PHOTOS = {  # file: (what it shows, whose it is, as scikit-image's `skimage.data` says)
+    "coffee.jpg": ("a cup of espresso", "the coffee cup by Rachel Michetti, courtesy of Pikolo "
+                   "Espresso Bar (CC0)"),
+    "rocket.jpg": ("a rocket at night", "the launch of a Falcon 9 by SpaceX (public domain)"),
+    "cat.jpg": ("a cat", "the cat Chelsea by Stefan van der Walt (CC0)"),
+}
+DRAWN = ("disc", "star", "ring")
+
+
+def card(path: Path) -> str:
+    "The model card beside a file of weights, or nothing."
+    beside = path.with_suffix(".md")
+    return beside.read_text(encoding="utf-8") if beside.exists() else ""
+
+
+def accuracy(path: Path) -> float:
+    "Top-1 on the validation images in percent, as the model card says; 0 if it does not."
+    found = re.search(r"^\| validation \| ([\d.]+) %", card(path), re.M)
+    return float(found[1]) if found else 0.0
+
+
+def best_shipped() -> Path:
+    "The shipped network with the best accuracy."
+    return max(models.shipped().values(), key=accuracy)
+
+
+def describe(net: convnext.ConvNeXt, preprocessing: data.Preprocessing, classes) -> dict:
+    "Everything that the page must know about a network besides its weights."
+    if not isinstance(net, convnext.ConvNeXt) or "stages.0.0.grn.gamma" in net.state_dict():
+        raise SystemExit(f"the live page runs ConvNeXt V1, not {type(net).__name__} with GRN")
+    state = net.state_dict()
+    return {
+        "depths": [len(stage) for stage in net.stages],
+        "dims": [state[f"stages.{s}.0.norm.weight"].numel() for s in range(len(net.stages))],
+        "kernel": state["stages.0.0.dwconv.weight"].shape[-1],
+        "stem": net.stem_stride,
+        "classes": list(classes),
+        **preprocessing.to_dict(),
+    }
+
+
+def road() -> dict:
+    "The steps of the roadmap for ResNet-50, as the page's second part shows them."
+    found = json.loads(draw.as_json(("resnet50",)))
+    steps = found["regimes"]["resnet50"]
+    for step in steps:
+        for stage in step["stages"]: stage.pop("first")
+    return {"families": found["families"], "steps": steps, "colors": draw.COLORS}
+
+
+def data_url(image: Image.Image, kind: str) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, kind)
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def examples() -> list[tuple[str, str, Image.Image, str]]:
+    "Pictures to try: what it shows, its address, the picture, whose it is."
+    found = []
+    for name, (shows, source) in PHOTOS.items():
+        path = SOURCE / "photos" / name
+        url = "data:image/jpeg;base64," + base64.b64encode(path.read_bytes()).decode()
+        found.append((shows, url, Image.open(path), source))
+    drawn = data.Shapes(n_train=10, n_val=100).val
+    for name in DRAWN:
+        first = int((drawn.labels == shapes.SHAPES.index(name)).nonzero()[0])
+        image = Image.fromarray(drawn.images[first].numpy())
+        found.append((f"a drawn {name}", data_url(image, "png"), image, ""))
+    return found
+
+
+def signed(values: torch.Tensor) -> torch.Tensor:
+    "Numbers (h, w) as colors (h, w, 3): blue below zero, red above, white at zero."
+    share = (values / values.abs().max().clamp(min=1e-12)).unsqueeze(2)
+    red, blue = torch.tensor([190.0, 45, 45]), torch.tensor([33.0, 102, 172])
+    white = torch.tensor([247.0, 247, 245])
+    return (white + (torch.where(share < 0, blue, red) - white) * share.abs()).byte()
+
+
+def still(net, image: Image.Image, preprocessing) -> Image.Image:
+    "For browsers without scripts: what the network sees, and nine channels of each stage."
+    seen = data.resize_and_crop(image, preprocessing)
+    side = 192
+    tiles = [seen.resize((side, side), Image.Resampling.NEAREST)]
+    x = torch.frombuffer(bytearray(seen.tobytes()), dtype=torch.uint8)
+    x = x.view(1, seen.height, seen.width, 3).permute(0, 3, 1, 2)
+    x = data.to_float(x, preprocessing)
+    for downsample, stage in zip(net.downsample_layers, net.stages):
+        x = stage(downsample(x))
+        strongest = x[0].var((1, 2)).argsort(descending=True)[:9]
+        rows = [torch.cat([signed(m) for m in x[0, strongest[i:i + 3]]], 1) for i in (0, 3, 6)]
+        tile = Image.fromarray(torch.cat(rows).numpy())
+        tiles.append(tile.resize((side, side), Image.Resampling.NEAREST))
+    strip = Image.new("RGB", (len(tiles) * (side + 8) - 8, side), "white")
+    for i, tile in enumerate(tiles): strip.paste(tile, (i * (side + 8), 0))
+    return strip.quantize(128)
+
+
+def fill(template: str, **values: str) -> str:
+    "The template with every {{name}} replaced; KeyError for a name that is not given."
+    return re.sub(r"\{\{(\w+)\}\}", lambda m: values[m[1]], template)
+
+
+def page(net, preprocessing, classes, path: Path) -> str:
+    "The text of live.html."
+    with safe_open(path, "pt") as f: about = f.metadata()
+    pictures = examples()
+    with torch.no_grad(): strip = still(net, pictures[0][2], preprocessing)
+    (guess, chance), = models.classify(net, [pictures[0][2]], preprocessing, classes, top=1)[0]
+    buttons = "\n".join(f'<button><img src="{url}" alt="Try {shows}" title="{shows}"></button>'
+                        for shows, url, _, _ in pictures)
+    photos = "; ".join(source for *_, source in pictures if source)
+    measured = accuracy(path)
+    return fill(
+        (SOURCE / "index.html").read_text(encoding="utf-8"),
+        millions=f"{sum(p.numel() for p in net.parameters()) / 1e6:.1f}",
+        megabytes=f"{path.stat().st_size * 4 / 3 / 1e6:.0f}",
+        shows=pictures[0][0], guess=html.escape(f"{guess.partition(' ')[2]} ({chance:.0%})"),
+        strip=data_url(strip, "png"), strip_width=str(strip.width),
+        examples=buttons, name=path.name, data=html.escape(about.get("data", "")),
+        input_words=f"{preprocessing.size} x {preprocessing.size} pixels go in.",
+        accuracy=f"Right first time on {measured:.0f} % of the validation images. "
+                 if measured else "",
+        terms=html.escape(about.get("terms", "")) + ".",
+        credits=f"Photographs, cropped, from scikit-image's data: {photos}. "
+                "The figures are drawn by this project.",
+        scripts="\n".join(f'<script src="live/{name}"></script>' for name in SCRIPTS))
+
+
+def build(site: Path) -> None:
+    "Write live.html and live/ into a folder."
+    path = best_shipped()
+    net, preprocessing, classes = models.restore(path)
+    folder = site / "live"
+    folder.mkdir(parents=True, exist_ok=True)
+    for source in [*SOURCE.glob("*.js"), SOURCE / "live.css"]:
+        (folder / source.name).write_bytes(source.read_bytes())
+    worker = "\n".join((SOURCE / name).read_text(encoding="utf-8") for name in IN_WORKER)
+    about = {"config": describe(net, preprocessing, classes), "worker": worker}
+    (folder / "data.js").write_text(
+        '"use strict";\n// Made by tools/live.py: the network\'s sizes, the text of the worker.\n'
+        f"const LIVE = {json.dumps(about)};\n", encoding="utf-8")
+    (folder / "steps.js").write_text(
+        '"use strict";\n// Made by tools/live.py: the steps of the roadmap.\n'
+        f"const ROAD = {json.dumps(road(), ensure_ascii=False)};\n", encoding="utf-8")
+    weights = base64.b64encode(path.read_bytes()).decode()
+    (folder / "weights.js").write_text(f'weightsArrived("{weights}");\n', encoding="utf-8")
+    (site / "live.html").write_text(page(net, preprocessing, classes, path), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    target = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "_docs"
+    build(target)
+    print(f"open {target / 'live.html'}")

@@ -1,0 +1,66 @@
+// What the pages of the site do beside Furo's own script.
+"use strict";
+
+// The sidebar opens at the current chapter.
+function showCurrentChapter() {
+  const link = document.querySelector(".sidebar-tree .current-page > .reference");
+  const box = document.querySelector(".sidebar-scroll");
+  if (!link || !box) return;
+  link.setAttribute("aria-current", "page");
+  const middle = link.getBoundingClientRect().top - box.getBoundingClientRect().top;
+  box.scrollTop += middle - box.clientHeight / 2;
+}
+
+// After Back, browsers put sliders where they were: turn to the page that they point at.
+function turnFlipbooks() {
+  for (const book of document.querySelectorAll(".flipbook")) {
+    const slider = book.querySelector("input");
+    if (slider) slider.dispatchEvent(new Event("input", {bubbles: true}));
+  }
+}
+
+// A click on a figure opens it as large as the window.
+function openFigures() {
+  const dialog = document.createElement("dialog");
+  dialog.className = "large-figure";
+  dialog.innerHTML = '<button type="button" aria-label="Close">&times;</button><img alt="">';
+  dialog.addEventListener("click", () => dialog.close());
+  document.body.append(dialog);
+  const large = dialog.querySelector("img");
+  const show = (img) => {
+    large.src = img.src;
+    large.alt = img.alt;
+    dialog.setAttribute("aria-label", img.alt || "Figure");
+    dialog.showModal();
+  };
+  for (const img of document.querySelectorAll("article .cell_output img")) {
+    if (img.naturalWidth < 200) continue;
+    const link = img.closest("a");  // Sphinx links a figure that it makes smaller to the large one
+    if (link) {
+      link.classList.add("enlarge");
+      link.addEventListener("click", (event) => { event.preventDefault(); show(img); });
+      continue;
+    }
+    const button = document.createElement("button");
+    button.type = "button";
+    button.className = "enlarge";
+    button.title = "Enlarge";
+    img.replaceWith(button);
+    button.append(img);
+    button.addEventListener("click", () => show(img));
+  }
+}
+
+// Wide tables and code scroll in their own box; the keyboard must reach it.
+function reachScrolling() {
+  for (const box of document.querySelectorAll(".table-wrapper, .highlight pre, .cell_output .output")) {
+    if (box.scrollWidth > box.clientWidth + 1) box.tabIndex = 0;
+  }
+}
+
+document.addEventListener("DOMContentLoaded", () => {
+  showCurrentChapter();
+  reachScrolling();
+});
+window.addEventListener("load", openFigures);
+window.addEventListener("pageshow", turnFlipbooks);
