@@ -532,6 +532,8 @@ def cnx_bench(
     save: str = "",  # a folder: the results go into a file there, named after the processor
 ):
     "Time this library on this machine, beside what is usual. Medians of rounds in turn."
+    if save and not Path(save).is_dir():
+        raise ValueError(f"--save {save}: there is no such folder; make it, or name another")
     if compile: train.check_compiler()
     todo = BENCHMARKS if what == "all" else (what,)
     found = {name: run_benchmark(name, data, repeats, compile) for name in todo}

@@ -97,6 +97,13 @@ def _keeps_size(conv):
             and conv.stride == (1, 1) and conv.dilation == (1, 1)
             and conv.groups == conv.in_channels == conv.out_channels)
 
+def _inner(weight, h, w):
+    "The inner part of a filter (C, 1, k, k), all that a square map of side h <= k // 2 can meet."
+    padding = weight.shape[-1] // 2
+    if h != w or h > padding: return weight
+    inner = slice(padding + 1 - h, padding + h)  # 2 * h - 1 rows or columns
+    return weight[:, :, inner, inner]
+
 def depthwise(
     conv: nn.Conv2d,
     x: torch.Tensor,  # (B, C, H, W), on a CPU
@@ -104,8 +111,9 @@ def depthwise(
     "`conv(x)`, with the faster gradient of the weight where it applies and is needed."
     trains = conv.training and torch.is_grad_enabled() and conv.weight.requires_grad
     if not trains or not _keeps_size(conv): return conv(x)
-    if min(x.shape[2:]) <= conv.padding[0]: return conv(x)
-    args = [x, conv.weight, conv.bias]
+    weight = _inner(conv.weight, *x.shape[2:])
+    if min(x.shape[2:]) <= weight.shape[-1] // 2: return conv(x)
+    args = [x, weight, conv.bias]
     if torch.is_autocast_enabled("cpu"):
         dtype = torch.get_autocast_dtype("cpu")
         args = [t if t is None else t.to(dtype) for t in args]

@@ -84,6 +84,13 @@ def test_results_are_saved_under_the_processors_name(tmp_path, monkeypatch, caps
     assert json.loads(path.read_text())["import"] == [dict(what="x", seconds=1.0)]
 
 
+def test_a_missing_folder_is_found_before_minutes_are_spent(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(bench, "run_benchmark", lambda *args: pytest.fail("measured"))
+    with pytest.raises(SystemExit):
+        bench.cnx_bench(what="import", save=str(tmp_path / "none"))
+    assert "no such folder" in capsys.readouterr().err
+
+
 def test_sizes_may_be_given_to_a_named_network():
     net = models.create("convnext_tiny", 10, depths=(1, 1, 1, 1), dims=(8, 8, 8, 8))
     assert len(net.stages[2]) == 1

@@ -166,7 +166,21 @@ def test_another_convolution_is_left_alone(kind):
     assert torch.equal(y, conv(x)) and "_DepthwiseConv" not in y.grad_fn.name()
 
 
-def test_depthwise_takes_its_own_way_on_larger_maps_only():
+@pytest.mark.parametrize("side", [1, 2, 3, 4])
+def test_small_maps_meet_the_inner_weights_only(side):
+    torch.manual_seed(0)
+    conv, x = depthwise_conv(), torch.randn(9, 4, side, side, requires_grad=True)
+    seen = []
+    for run in (conv, lambda x: fast.depthwise(conv, x)):
+        y = run(x)
+        grads = torch.autograd.grad(y.square().sum(), [x, *conv.parameters()])
+        seen.append([y, *grads])
+    assert "_DepthwiseConv" in y.grad_fn.name()
+    for a, b in zip(*seen, strict=True):
+        assert a.shape == b.shape and gap(b, a) < 1e-4
+
+
+def test_depthwise_takes_its_own_way_on_larger_and_square_maps_only():
     conv, x = depthwise_conv(), torch.randn(2, 4, 9, 9)
     assert "_DepthwiseConv" in fast.depthwise(conv, x).grad_fn.name()
     assert "_DepthwiseConv" not in fast.depthwise(conv, x[..., :3, :]).grad_fn.name()
