@@ -2,6 +2,7 @@
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -193,7 +194,7 @@ def test_two_processes_train_by_the_recipe_alone(train, tmp_path, monkeypatch):
 
 
 def test_unknown_option_is_exit_code_2():
-    assert command("cnx_train", "--recipes", "pocket").returncode == 2
+    assert command("cnx_train", "--recipes", "pocket", "--data", "no").returncode == 2
 
 
 def test_unknown_benchmark():
@@ -387,6 +388,19 @@ def test_eval_of_a_folder(train, tmp_path, capsys):
     assert "0 pictures in folders named after" in capsys.readouterr().err
 
 
+def test_eval_tells_the_folder_of_a_run_from_others(train, tmp_path, capsys):
+    "By its name, and by the number of its pictures."
+    done = command(*train, "--epochs", "1")
+    assert done.returncode == 0, done.stderr
+    own, copy = tmp_path / "own", tmp_path / "copy"
+    shutil.copytree(own, copy)
+    def part(folder):
+        return evaluated(capsys, run=str(tmp_path / "run"), data=str(folder))["part"]
+    assert part(own) == "val" and part(copy) == "all pictures"
+    next(own.rglob("*.png")).unlink()
+    assert part(own) == "all pictures"
+
+
 def test_predict_with_fewer_than_five_classes(train, tmp_path, capsys):
     done = command(*train, "--epochs", "1")
     assert done.returncode == 0, done.stderr
@@ -510,4 +524,4 @@ def test_predict_refuses(words, said, monkeypatch, capsys):
 
 def test_wrong_use_is_exit_code_2():
     assert command("cnx_predict").returncode == 2
-    assert command("cnx_eval", "--part", "tests").returncode == 2
+    assert command("cnx_eval", "--part", "tests", "--data", "no").returncode == 2
