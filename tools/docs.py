@@ -42,12 +42,16 @@ def page(name: str) -> str:
 
 def process() -> None:
     "Let nbdev process copies of the notebooks in which exported code stays visible."
-    with tempfile.TemporaryDirectory() as copies:
+    with tempfile.TemporaryDirectory() as folder:
+        copies = Path(folder, "nbs")
+        copies.mkdir()
+        for name in ("site", "image"): Path(folder, name).symlink_to(ROOT / name)  # nbdev runs
+        (copies / "runs").symlink_to(NBS / "runs")  # cells that import: some read these
         for source in NBS.glob("*.ipynb"):
             nb = nbformat.read(source, as_version=4)
             for cell in nb.cells:
                 cell.source = re.sub(r"^#\|\s*export\s*$", "#| exports", cell.source, flags=re.M)
-            nbformat.write(nb, Path(copies) / source.name)
+            nbformat.write(nb, copies / source.name)
         rmtree(PROC, ignore_errors=True)
         proc_nbs(path=copies, n_workers=2, force=True)
 
@@ -117,7 +121,7 @@ def seen_in(source: str) -> str:
 
 
 def alt_text(cell, heading: str) -> str:
-    "The alternative text of a cell's figure: its own (`#| fig-alt:`, or what `describe` said)."
+    "The alternative text of a cell's figure: its own (`#| fig-alt:`, or what `in_words` said)."
     for output in cell.outputs:
         said = output.get("data", {}).get("text/plain", "")
         if said and not said.startswith(("<", "[", "(", "{")): return said
@@ -148,7 +152,7 @@ def code_cell(cell, name: str, meant: dict[str, str], heading="", after_exercise
             raise SystemExit(f"{name} holds an error: {output.ename}: {output.evalue}")
         elif "text/markdown" in data:
             data["text/markdown"] = markdown(data["text/markdown"], meant)
-        elif 'alt="figure"' in data.get("text/html", ""):  # kept from before `describe`
+        elif 'alt="figure"' in data.get("text/html", ""):  # kept from before `in_words`
             alt = html.escape(cell.metadata.mystnb["image"]["alt"])
             data["text/html"] = data["text/html"].replace('alt="figure"', f'alt="{alt}"')
 
