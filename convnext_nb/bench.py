@@ -273,8 +273,9 @@ def plain_loop(
 def usual_loader(folder: Path, pre: data.Preprocessing, batch: int, workers: int):
     "torchvision's ImageFolder with crop and flip, in a DataLoader."
     transform = v2.Compose([
-        v2.PILToTensor(), v2.RandomCrop(pre.size, padding=8, padding_mode="reflect"),
-        v2.RandomHorizontalFlip(), v2.ToDtype(torch.float32, scale=True),
+        v2.PILToTensor(), v2.Resize(pre.size),  # nothing happens if they have that size
+        v2.RandomCrop(pre.size, padding=8, padding_mode="reflect"), v2.RandomHorizontalFlip(),
+        v2.ToDtype(torch.float32, scale=True),
         v2.Normalize(pre.mean, pre.std)])
     files = torchvision.datasets.ImageFolder(folder, transform)
     return torch.utils.data.DataLoader(files, batch, shuffle=True, num_workers=workers,

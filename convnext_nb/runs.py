@@ -23,7 +23,7 @@ from fastcore.basics import patch
 @contextmanager
 def atomic_write(path: Path) -> Iterator:
     "A binary file that replaces `path` once it is complete. OSError, with a remedy, if it fails."
-    part = path.with_suffix(".part")
+    part = path.with_name(path.name + ".part")
     try:
         with open(part, "wb") as f:
             yield f

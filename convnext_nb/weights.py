@@ -8,6 +8,7 @@ __all__ = ['CONVNEXT_KEYS', 'RESNET_KEYS', 'SWIN_KEYS', 'CONV_MLP', 'rules', 'fo
            'from_hub', 'randomize']
 
 # %% ../nbs/210_weights.ipynb #77de68da
+import json
 import math
 import re
 import warnings
@@ -65,6 +66,25 @@ CONVNEXT_KEYS["huggingface"] = [
     (r"(^|\.)norm\.", r"\1layernorm."),
     (r"^head\.", "classifier."),
     (r"^(?!classifier)", "convnext.")]
+
+# %% ../nbs/210_weights.ipynb #a75618eb
+CONVNEXT_KEYS["mmpretrain"] = [
+    (r"\.dwconv\.", ".depthwise_conv."),
+    (r"\.pwconv(\d)\.", r".pointwise_conv\1."),
+    (r"^norm\.", "norm3."),
+    (r"^head\.", "head.fc."),
+    (r"^(?!head)", "backbone.")]
+CONVNEXT_KEYS["dinov3"] = [
+    (r"^downsample_layers\.(\d)\.", r"stages.\1.downsample_layers."),
+    (r"^stages\.(\d)\.(\d+)\.", r"stages.\1.layers.\2."),
+    (r"\.dwconv\.", ".depthwise_conv."),
+    (r"\.pwconv(\d)\.", r".pointwise_conv\1."),
+    (r"(^|\.)norm\.", r"\1layer_norm."),
+    (r"^stages", "model.stages")]
+CONVNEXT_KEYS["minkowski"] = [
+    (r"^(downsample_layers\.[1-3]\.1|stages\..*\.dwconv)\.weight$", r"\1.kernel"),
+    (r"^(downsample_layers\.[1-3]\.0|stages\..*\.norm)\.", r"\1.ln."),
+    (r"\.pwconv(\d)\.", r".pwconv\1.linear.")]
 
 # %% ../nbs/210_weights.ipynb #d2509038
 RESNET_KEYS = {
@@ -158,7 +178,8 @@ def rules(
     found = {"authors": []}
     for first_key, family in _FAMILIES.items():
         if first_key in keys: found = dict(family)
-    if any(".grn." in key for key in keys): found.pop("torchvision", None)  # it has no V2
+    has_grn = any(".grn." in key for key in keys)  # V2
+    for format in ("torchvision", "dinov3") if has_grn else ("minkowski",): found.pop(format, None)
     return found
 
 def formats(model: nn.Module) -> list[str]:
@@ -209,7 +230,7 @@ def _renamed(key, rules):
 # %% ../nbs/210_weights.ipynb #ebcfb7b5
 def key_map(
     model: nn.Module,  # a network of this library
-    format: str,  # "authors", "timm", "torchvision", "huggingface" or, for Swin, "huggingface-hub"
+    format: str,  # one of `formats(model)`, such as "timm"
 ) -> dict[str, str]:
     """Our key -> the other library's key, for every tensor that the other library has.
 
@@ -240,15 +261,33 @@ def timm_conv_mlp(model: nn.Module) -> bool:
     first_width = widths[min(widths)][0]
     return (depths, first_width) in CONV_MLP
 
+# %% ../nbs/210_weights.ipynb #b5edf45c
+def _to_minkowski(key, tensor):
+    "Our tensor as MinkowskiEngine has it under `key`."
+    if ".grn." in key: return tensor.view(1, -1)
+    if re.search(r"(downsample_layers\.[1-3]\.1|dwconv)\.bias$", key): return tensor[None]
+    if not key.endswith(".kernel"): return tensor
+    kernel = tensor.transpose(2, 3).flatten(2)  # (out, in, places)
+    kernel = kernel.permute(2, 1, 0)  # (places, in, out)
+    return kernel[:, 0] if ".dwconv." in key else kernel
+
+def _from_other(key, tensor, shape):
+    "The tensor that the other library has under `key` in our shape."
+    if not key.endswith(".kernel"): return tensor.reshape(shape)
+    if ".dwconv." in key: tensor = tensor[:, None]  # (places, 1, out)
+    return tensor.permute(2, 1, 0).reshape(shape).transpose(2, 3)
+
 # %% ../nbs/210_weights.ipynb #b3f0c7f6
 _COMPUTED = re.compile(r"\.(relative_position_index|attn_mask)$")  # tables, not weights
 
 def _reshape(key, tensor, format, conv_mlp):
     "Our tensor in the shape that the format has under `key`, the format's own key."
+    if format == "minkowski": return _to_minkowski(key, tensor)
     if format == "torchvision" and key.endswith(".layer_scale"): return tensor.view(-1, 1, 1)
-    if format == "timm" and ".mlp.grn." in key: return tensor.view(-1)
-    if format == "timm" and conv_mlp and re.search(r"\.mlp\.fc\d\.weight", key):
-        return tensor[:, :, None, None]
+    if format in ("timm", "mmpretrain"):
+        if ".grn." in key: return tensor.view(-1)
+        is_linear = re.search(r"\.(mlp\.fc|pointwise_conv)\d\.weight", key)
+        return tensor[:, :, None, None] if conv_mlp and is_linear else tensor
     if format == "huggingface-hub" and _COMPUTED.search(key):
         return tensor.view(math.isqrt(len(tensor)), -1)
     return tensor
@@ -259,7 +298,7 @@ def convert(
     conv_mlp: bool | None = None,  # timm's 1x1 convolutions; None: as timm builds this size
 ) -> dict[str, torch.Tensor]:
     "The model's state dict in the names and shapes of another library; the tensors are shared."
-    if conv_mlp is None: conv_mlp = timm_conv_mlp(model)
+    if conv_mlp is None: conv_mlp = format == "timm" and timm_conv_mlp(model)
     theirs = key_map(model, format)
     converted = {}
     for key, tensor in _split_qkv(_state(model), format).items():
@@ -305,17 +344,28 @@ def read(path: str | Path) -> dict[str, torch.Tensor]:
     """
     path = Path(path)
     if path.is_dir(): path = _file_in(path)
-    state = _read_file(path)
+    state = _read_shards(path) if path.name.endswith(".index.json") else _read_file(path)
     try: return unwrap(state)
     except ValueError as e: raise ValueError(f"{path}: {e}") from None
 
 def _file_in(folder):
-    "The weight file in a folder that `save_pretrained` or `train.fit` wrote."
+    "The weight file, or its index, in a folder that `save_pretrained` or `train.fit` wrote."
     for name in ("model.safetensors", "pytorch_model.bin"):
-        if (folder / name).exists(): return folder / name
+        for path in (folder / name, folder / f"{name}.index.json"):
+            if path.exists(): return path
     there = sorted(p.name for p in folder.iterdir())
     raise ValueError(f"{folder} holds no model.safetensors and no pytorch_model.bin; give one "
                      f"file: there are {_listed(there)}")
+
+# %% ../nbs/210_weights.ipynb #e5654677
+def _read_shards(index):
+    "All tensors of a network in several files; the index says which file has which."
+    try: names = set(json.loads(index.read_text())["weight_map"].values())
+    except (ValueError, KeyError, TypeError, AttributeError) as e:
+        raise ValueError(f"{index} is no index of weight files; give a folder or a file") from e
+    state = {}
+    for name in sorted(names): state |= _read_file(index.parent / Path(name).name)
+    return state
 
 def _read_file(path):
     "What a weight file holds."
@@ -391,6 +441,7 @@ def _no_state(found, several=()):
 # %% ../nbs/210_weights.ipynb #b6692ea5
 def _bare(key):
     "The key without the network's name that Hugging Face puts in front."
+    key = re.sub(r"^model\.(?=stages\.\d\.(downsample_layers|layers)\.)", "", key)  # DINOv3
     return re.sub(r"^(convnext(v2)?|resnet|swin)\.", "", key)
 
 def _weight_keys(keys): return {_bare(key) for key in keys if not _COMPUTED.search(key)}
@@ -459,7 +510,8 @@ def _prefixes(model, state, format):
     "What may stand in front of the format's keys: nothing, or what precedes its first key."
     first = _bare(next(iter(key_map(model, format).values())))
     before = [key.removesuffix(first) for key in state if key.endswith(f".{first}")]
-    return {"", *(re.sub(r"\b(convnext(v2)?|resnet|swin)\.$", "", prefix) for prefix in before)}
+    names = "model" if format == "dinov3" else "convnext(v2)?|resnet|swin"
+    return {"", *(re.sub(rf"\b({names})\.$", "", prefix) for prefix in before)}
 
 def _match(model, state):
     "The best `_Match`; ValueError if none will do, or if there is a choice."
@@ -532,7 +584,7 @@ def load(
     model: nn.Module,  # a network of this library; its tensors are overwritten
     source: str | Path | dict | nn.Module,  # a file or folder, a state dict, or a hub's name
 ) -> str:
-    """Loads the authors', timm's, torchvision's or Hugging Face's weights; returns the format.
+    """Loads weights in any of the model's `formats`; returns the format.
 
     Another number of classes or channels is adapted to (see `adapt`), and a missing head stays
     fresh, with a warning. Nothing is changed unless everything fits: ValueError lists missing and
@@ -553,7 +605,7 @@ def load(
     _check_shapes(found, own, theirs, match.format)
     _check_meta(found, own)
     for sentence in _left_out(match) + said: warnings.warn(sentence, stacklevel=2)
-    new = {key: tensor.reshape(own[key].shape) for key, tensor in found.items()}
+    new = {key: _from_other(theirs[key], t, own[key].shape) for key, t in found.items()}
     _write(model, _join_qkv({**own, **new}))
     return match.format
 

@@ -247,7 +247,7 @@ def test_a_full_disk_keeps_the_last_state(whole, tmp_path, monkeypatch):
         calls.append(file)
         save(state, file)
         if len(calls) == 3:
-            (tmp_path / "checkpoint.part").write_bytes(b"half")
+            (tmp_path / "checkpoint.pt.part").write_bytes(b"half")
             raise OSError(errno.ENOSPC, "No space left on device")
     with monkeypatch.context() as m:
         m.setattr(torch, "save", fill)

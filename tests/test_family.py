@@ -262,9 +262,8 @@ def test_other_words_for_an_argument(make):
 @pytest.mark.parametrize("word, remedy", [
     ("drop_path_rate", "it is called drop_path here"), ("weights", "call weights.load"),
     ("layer_scale_init_value", "it is called layer_scale here"),
-    ("patch_size", "it is called stem_stride here"),
-    ("num_labels", "it is called num_classes here"),
-    ("window_size", "it has no window")])
+    ("patch_size", "it is called stem_stride here"), ("window_size", "it has no window"),
+    ("num_labels", "it is called num_classes here")])
 def test_other_words_for_the_roadmap(word, remedy):
     with pytest.raises(TypeError, match=f"build takes no {word}: .*{remedy}"):
         roadmap.build("k7", **{word: 1})

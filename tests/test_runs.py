@@ -32,6 +32,14 @@ def test_a_full_disk_names_the_file(write, tmp_path):
     assert run.recipe == dict(old=1) and run.metrics == [] and not list(tmp_path.glob("*.part"))
 
 
+def test_files_of_one_stem_do_not_meet(tmp_path):
+    "Each is written beside its target, under the target's whole name."
+    with runs.atomic_write(tmp_path / "lr0.1") as one, runs.atomic_write(tmp_path / "lr0.2") as two:
+        one.write(b"one")
+        two.write(b"two")
+    assert [(tmp_path / f"lr0.{i}").read_bytes() for i in (1, 2)] == [b"one", b"two"]
+
+
 def test_watch_sees_every_epoch(tmp_path):
     seen = []
     train.fit(RECIPE, dataset(), tmp_path, "cpu", progress=False,

@@ -1,4 +1,5 @@
 """Weight files: full disks, hostile and damaged files, and the hub."""
+import json
 import os
 import pickle
 import resource
@@ -322,3 +323,23 @@ def test_saving_a_channels_last_network(tmp_path):
     back = tiny(seed=1)
     weights.load(back, weights.save(net, tmp_path / "ours"))
     assert same(back, tiny())
+
+
+def test_a_network_in_several_files(tmp_path):
+    state = list(tiny().state_dict().items())
+    where = {}
+    for i in range(3):
+        name = f"model-0000{i + 1}-of-00003.safetensors"
+        save_file(dict(state[i::3]), tmp_path / name)
+        where |= dict.fromkeys(dict(state[i::3]), name)
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": where}))
+    for source in (tmp_path, str(index)):
+        back = tiny(seed=1)
+        assert weights.load(back, source) == "authors" and same(back, tiny())
+    (tmp_path / name).unlink()
+    with pytest.raises(FileNotFoundError, match=name):
+        weights.load(tiny(), tmp_path)
+    index.write_text('{"files": []}')
+    with pytest.raises(ValueError, match="is no index of weight files"):
+        weights.load(tiny(), tmp_path)

@@ -1,4 +1,5 @@
 """Weights of other libraries in and out: keys, shapes, wrappers, adaptations, bad state dicts."""
+import re
 import warnings
 from argparse import Namespace
 from functools import partial
@@ -6,6 +7,7 @@ from functools import partial
 import pytest
 import timm
 import torch
+import transformers
 from oracles import drawn, gap, images, on_meta, same, shapes
 from safetensors.torch import load_file
 from transformers import SwinConfig, SwinForImageClassification
@@ -333,3 +335,78 @@ def test_bad_networks():
         convnext.ConvNeXtIsotropic(1, 8)(images(15))
     with pytest.raises(ValueError, match=r"expected images \(B, 3, H, W\)"):
         convnext.ConvNeXt((1,), (8,), features=True)(images(chans=1))
+
+
+# mmpretrain, DINOv3, MinkowskiEngine: names written down from their code
+
+def small(grn, seed=0):
+    net = convnext.ConvNeXt((1, 2, 1, 1), (8, 8, 16, 8), num_classes=3, grn=grn,
+                            layer_scale=None if grn else 1.0)
+    return weights.randomize(net, seed)
+
+
+@pytest.mark.parametrize("grn", [False, True])
+@pytest.mark.parametrize("conv_mlp", [False, True])
+def test_mmpretrain(grn, conv_mlp):
+    part = (".weight", ".bias")
+    blocks = [(0, 0), (1, 0), (1, 1), (2, 0), (3, 0)]
+    keys = {f"backbone.downsample_layers.{i}.{j}{p}" for i in range(4) for j in range(2)
+            for p in part}
+    keys |= {f"backbone.stages.{i}.{j}.{m}{p}" for i, j in blocks for p in part
+             for m in ("depthwise_conv", "norm", "pointwise_conv1", "pointwise_conv2")}
+    own = ("grn.gamma", "grn.beta") if grn else ("gamma",)
+    keys |= {f"backbone.stages.{i}.{j}.{m}" for i, j in blocks for m in own}
+    keys |= {f"{m}{p}" for m in ("backbone.norm3", "head.fc") for p in part}
+    state = weights.convert(small(grn), "mmpretrain", conv_mlp)
+    assert set(state) == keys
+    one = state["backbone.stages.0.0.pointwise_conv1.weight"]
+    assert one.shape == ((32, 8, 1, 1) if conv_mlp else (32, 8))
+    if grn: assert state["backbone.stages.0.0.grn.gamma"].shape == (32,)
+    back = small(grn, seed=1)
+    assert weights.load(back, {"state_dict": state, "meta": {}}) == "mmpretrain"
+    assert same(back, small(grn))
+
+
+@pytest.mark.parametrize("prefix", ["model.", ""])  # in memory; in older files
+def test_dinov3(prefix):
+    config = transformers.DINOv3ConvNextConfig(hidden_sizes=[8, 8, 16, 8], depths=[1, 2, 1, 1])
+    theirs = weights.randomize(transformers.DINOv3ConvNextModel(config)).eval()
+    state = {re.sub(r"^model\.", prefix, key): t for key, t in theirs.state_dict().items()}
+    ours = small(False, seed=1).eval()
+    with pytest.warns(UserWarning, match="^the head is left fresh: the weights have none"):
+        assert weights.load(ours, state) == "dinov3"
+    ours.head = torch.nn.Identity()
+    x = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        assert torch.allclose(ours(x), theirs(x).pooler_output, atol=1e-4)
+    theirs.load_state_dict(weights.convert(ours, "dinov3"), strict=True)
+
+
+def test_minkowski():
+    """FCMAE's raw files: an encoder of sparse layers, a decoder, and no head."""
+    ours = small(True)
+    state = {}
+    for key, t in ours.state_dict().items():
+        if key.startswith(("norm.", "head.")): continue
+        conv = re.match(r"downsample_layers\.[1-3]\.1\.|stages.*\.dwconv\.", key)
+        if conv and key.endswith("bias"): t = t[None]
+        elif conv:
+            out, into, height, width = t.shape
+            places = torch.empty(height * width, into, out)
+            for h in range(height):
+                for w in range(width): places[h + height * w] = t[:, :, h, w].T
+            t = places[:, 0] if "dwconv" in key else places
+            key = key.replace("weight", "kernel")
+        if ".grn." in key: t = t.view(1, -1)
+        key = re.sub(r"^(downsample_layers\.[1-3]\.0|stages.*\.norm)\.", r"\1.ln.", key)
+        state["encoder." + re.sub(r"(pwconv\d)\.", r"\1.linear.", key)] = t
+    assert "encoder.downsample_layers.1.1.kernel" in state
+    full = state | {"decoder.0.dwconv.weight": torch.ones(3), "mask_token": torch.ones(1)}
+    back = small(True, seed=1)
+    with pytest.warns(UserWarning, match="the head and the last norm are left fresh|not used"):
+        assert weights.load(back, {"model": full}) == "minkowski"
+    for part in ("downsample_layers", "stages"):
+        assert same(getattr(back, part), getattr(ours, part))
+    out = weights.convert(ours, "minkowski")
+    assert {f"encoder.{k}": t.shape for k, t in out.items() if k[:4] not in ("norm", "head")} == {
+        key: t.shape for key, t in state.items()}
