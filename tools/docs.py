@@ -187,7 +187,7 @@ def without_entry(module_name: str, documented: set[str]) -> list[str]:
         if name in documented: continue
         value = getattr(module, name)
         if callable(value): about = f"`{name}{signature(value)}`\n\n{getdoc(value) or ''}"
-        elif isinstance(value, str): about = f"A constant: `{value!r}`."
+        elif isinstance(value, str | int | float): about = f"A constant: `{value!r}`."
         else: about = f"A constant: {type(value).__name__} of {len(value)}."
         entries.append(f"### {name}\n\n{about}")
     return entries
