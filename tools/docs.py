@@ -1,10 +1,12 @@
 """Build the site: nbs/ -> processed notebooks in _proc/ -> Sphinx -> _docs/. Runs no lesson."""
 import ast
 import html
+import io
 import json
 import re
 import sys
 import tempfile
+from base64 import b64decode, b64encode
 from html.parser import HTMLParser
 from importlib import import_module
 from inspect import getdoc, signature
@@ -19,6 +21,7 @@ from bs4 import BeautifulSoup
 from nbdev.config import get_config
 from nbdev.serve import proc_nbs
 from nbformat.v4 import new_markdown_cell
+from PIL import Image
 from sphinx.cmd.build import main as sphinx
 from symbols import meanings, symbols
 
@@ -286,6 +289,32 @@ def align_numbers(page: str) -> str:
     return re.sub(r"<table\b.*?</table>", aligned, page, flags=re.S)
 
 
+def lighter(page: str) -> str:
+    "A page whose embedded PNG pictures are WebP, without loss, where that is smaller."
+    def smaller(match):
+        file = io.BytesIO()
+        Image.open(io.BytesIO(b64decode(match[1]))).save(file, "webp", lossless=True)
+        text = b64encode(file.getvalue()).decode()
+        return f"data:image/webp;base64,{text}" if len(text) < len(match[1]) else match[0]
+
+    return re.sub(r"data:image/png;base64,([\w+/=]+)", smaller, page)
+
+
+def lighter_files(site: Path) -> None:
+    "The same for the pictures in files; the pages then show the new ones."
+    pages = {path: path.read_text(encoding="utf-8") for path in site.glob("*.html")}
+    for path in (site / "_images").glob("*.png"):
+        new = path.with_suffix(".webp")
+        Image.open(path).save(new, "webp", lossless=True)
+        if new.stat().st_size >= path.stat().st_size:
+            new.unlink()
+            continue
+        path.unlink()
+        pages = {page: text.replace(f"_images/{path.name}", f"_images/{new.name}")
+                 for page, text in pages.items()}
+    for page, text in pages.items(): page.write_text(text, encoding="utf-8")
+
+
 class Links(HTMLParser):
     "The link targets and anchors of a page, and its links in code font as (target, text)."
 
@@ -383,9 +412,10 @@ def main() -> int:
     code = sphinx(["-q", "-W", "-n", "--keep-going", "-c", str(ROOT / "tools" / "sphinx"),
                    "-d", str(PROC / ".doctrees"), str(PROC), str(site)])
     for path in site.glob("*.html"):
-        text = align_numbers(path.read_text(encoding="utf-8"))
+        text = lighter(align_numbers(path.read_text(encoding="utf-8")))
         text = text.replace('role="heading">', 'role="heading" aria-level="2">')  # the parts
         path.write_text(text, encoding="utf-8")
+    lighter_files(site)
     live.build(site)
     broken = [] if code else broken_links(site) + wrong_names(site)
     for line in broken:
