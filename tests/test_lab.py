@@ -11,6 +11,8 @@ import pytest
 from browsers import browser  # noqa: F401  (a fixture)
 
 pytest.importorskip("jupyterlab")
+if not os.environ.get("LAB"):
+    pytest.skip("JupyterLab in a browser takes a free machine: LAB=1", allow_module_level=True)
 WAIT = 60_000  # milliseconds
 CELLS = ["""from convnext_nb.explore import play
 play(lambda n: f"{n} squared is {n * n}", n=(1, 9))""",
