@@ -59,6 +59,13 @@ def test_every_public_name_has_an_entry():
     assert any(entry.startswith("### convnext_tiny\n") for entry in entries)
 
 
+def test_every_constant_has_an_entry():
+    for module, name in docs.homes([path.name for path in docs.NBS.glob("[0-9]*.ipynb")]).items():
+        known = {name for name, places in docs.symbols().items() if module in places}
+        entries = docs.without_entry(module, known)
+        assert all(entry.startswith("### ") for entry in entries), name
+
+
 def test_solutions_are_folded():
     assert docs.solutions("Solutions: it is 4.").startswith("<details><summary>")
     assert "\n\nit is 4.\n\n" in docs.solutions("Solutions: it is 4.")

@@ -1,10 +1,12 @@
 """Build the site: nbs/ -> processed notebooks in _proc/ -> Sphinx -> _docs/. Runs no lesson."""
 import ast
 import html
+import io
 import json
 import re
 import sys
 import tempfile
+from base64 import b64decode, b64encode
 from html.parser import HTMLParser
 from importlib import import_module
 from inspect import getdoc, signature
@@ -19,6 +21,7 @@ from bs4 import BeautifulSoup
 from nbdev.config import get_config
 from nbdev.serve import proc_nbs
 from nbformat.v4 import new_markdown_cell
+from PIL import Image
 from sphinx.cmd.build import main as sphinx
 from symbols import meanings, symbols
 
@@ -42,12 +45,16 @@ def page(name: str) -> str:
 
 def process() -> None:
     "Let nbdev process copies of the notebooks in which exported code stays visible."
-    with tempfile.TemporaryDirectory() as copies:
+    with tempfile.TemporaryDirectory() as folder:
+        copies = Path(folder, "nbs")
+        copies.mkdir()
+        for name in ("site", "image"): Path(folder, name).symlink_to(ROOT / name)  # nbdev runs
+        (copies / "runs").symlink_to(NBS / "runs")  # cells that import: some read these
         for source in NBS.glob("*.ipynb"):
             nb = nbformat.read(source, as_version=4)
             for cell in nb.cells:
                 cell.source = re.sub(r"^#\|\s*export\s*$", "#| exports", cell.source, flags=re.M)
-            nbformat.write(nb, Path(copies) / source.name)
+            nbformat.write(nb, copies / source.name)
         rmtree(PROC, ignore_errors=True)
         proc_nbs(path=copies, n_workers=2, force=True)
 
@@ -117,7 +124,7 @@ def seen_in(source: str) -> str:
 
 
 def alt_text(cell, heading: str) -> str:
-    "The alternative text of a cell's figure: its own (`#| fig-alt:`, or what `describe` said)."
+    "The alternative text of a cell's figure: its own (`#| fig-alt:`, or what `in_words` said)."
     for output in cell.outputs:
         said = output.get("data", {}).get("text/plain", "")
         if said and not said.startswith(("<", "[", "(", "{")): return said
@@ -148,7 +155,7 @@ def code_cell(cell, name: str, meant: dict[str, str], heading="", after_exercise
             raise SystemExit(f"{name} holds an error: {output.ename}: {output.evalue}")
         elif "text/markdown" in data:
             data["text/markdown"] = markdown(data["text/markdown"], meant)
-        elif 'alt="figure"' in data.get("text/html", ""):  # kept from before `describe`
+        elif 'alt="figure"' in data.get("text/html", ""):  # kept from before `in_words`
             alt = html.escape(cell.metadata.mystnb["image"]["alt"])
             data["text/html"] = data["text/html"].replace('alt="figure"', f'alt="{alt}"')
 
@@ -183,7 +190,7 @@ def without_entry(module_name: str, documented: set[str]) -> list[str]:
         if name in documented: continue
         value = getattr(module, name)
         if callable(value): about = f"`{name}{signature(value)}`\n\n{getdoc(value) or ''}"
-        elif isinstance(value, str): about = f"A constant: `{value!r}`."
+        elif isinstance(value, str | int | float): about = f"A constant: `{value!r}`."
         else: about = f"A constant: {type(value).__name__} of {len(value)}."
         entries.append(f"### {name}\n\n{about}")
     return entries
@@ -280,6 +287,32 @@ def align_numbers(page: str) -> str:
         return str(soup)
 
     return re.sub(r"<table\b.*?</table>", aligned, page, flags=re.S)
+
+
+def lighter(page: str) -> str:
+    "A page whose embedded PNG pictures are WebP, without loss, where that is smaller."
+    def smaller(match):
+        file = io.BytesIO()
+        Image.open(io.BytesIO(b64decode(match[1]))).save(file, "webp", lossless=True)
+        text = b64encode(file.getvalue()).decode()
+        return f"data:image/webp;base64,{text}" if len(text) < len(match[1]) else match[0]
+
+    return re.sub(r"data:image/png;base64,([\w+/=]+)", smaller, page)
+
+
+def lighter_files(site: Path) -> None:
+    "The same for the pictures in files; the pages then show the new ones."
+    pages = {path: path.read_text(encoding="utf-8") for path in site.glob("*.html")}
+    for path in (site / "_images").glob("*.png"):
+        new = path.with_suffix(".webp")
+        Image.open(path).save(new, "webp", lossless=True)
+        if new.stat().st_size >= path.stat().st_size:
+            new.unlink()
+            continue
+        path.unlink()
+        pages = {page: text.replace(f"_images/{path.name}", f"_images/{new.name}")
+                 for page, text in pages.items()}
+    for page, text in pages.items(): page.write_text(text, encoding="utf-8")
 
 
 class Links(HTMLParser):
@@ -379,9 +412,10 @@ def main() -> int:
     code = sphinx(["-q", "-W", "-n", "--keep-going", "-c", str(ROOT / "tools" / "sphinx"),
                    "-d", str(PROC / ".doctrees"), str(PROC), str(site)])
     for path in site.glob("*.html"):
-        text = align_numbers(path.read_text(encoding="utf-8"))
+        text = lighter(align_numbers(path.read_text(encoding="utf-8")))
         text = text.replace('role="heading">', 'role="heading" aria-level="2">')  # the parts
         path.write_text(text, encoding="utf-8")
+    lighter_files(site)
     live.build(site)
     broken = [] if code else broken_links(site) + wrong_names(site)
     for line in broken:

@@ -12,10 +12,10 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 FIGURES = """
 from matplotlib.figure import Figure
 from matplotlib_inline.backend_inline import set_matplotlib_formats
-from convnext_nb.explore import describe
+from convnext_nb.explore import in_words
 set_matplotlib_formats("retina")
 get_ipython().display_formatter.formatters["text/plain"].for_type(
-    Figure, lambda figure, printer, cycle: printer.text(describe(figure)))
+    Figure, lambda figure, printer, cycle: printer.text(in_words(figure)))
 """  # figures with twice as many pixels, and words for those who do not see them
 
 
