@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['LAYOUTS', 'HOW', 'BENCHMARKS', 'as_files', 'bench_data', 'bench_pack', 'usual_batch', 'candidates', 'bench_models',
-           'bench_machine', 'bench_profile', 'Contestant', 'contestants', 'in_words', 'timed_preset', 'plain_recipe',
-           'raced', 'engine', 'inputs', 'plain_loop', 'usual_loader', 'raced_images', 'one_pass', 'serve', 'Runner',
-           'each_in_turn', 'race', 'fast_steps', 'bench_fast', 'bounds', 'bench_train', 'bench_input', 'bench_import',
-           'run_benchmark', 'bench_device', 'file_of', 'cnx_bench', 'bench_line']
+           'bench_machine', 'bench_profile', 'Contestant', 'contestants', 'contestant_name', 'timed_preset',
+           'plain_recipe', 'raced', 'engine', 'inputs', 'plain_loop', 'usual_loader', 'raced_images', 'one_pass',
+           'serve', 'Runner', 'each_in_turn', 'race', 'fast_steps', 'bench_fast', 'bounds', 'bench_train',
+           'bench_input', 'bench_import', 'run_benchmark', 'bench_device', 'file_of', 'cnx_bench', 'bench_line']
 
 # %% ../nbs/540_bench.ipynb #2c16688c
 import json as json_lib
@@ -190,7 +190,7 @@ def contestants(
     if compile: who.append(Contestant("ours", last, bf16, True, "engine"))
     return who
 
-def in_words(one: Contestant) -> str:
+def contestant_name(one: Contestant) -> str:
     "A contestant, such as: timm, bf16, channels last, plain loop, compiled."
     words = [one.library, "bf16" if one.bf16 else "fp32", one.layout, one.how]
     if one.compiled: words.append("compiled")
@@ -333,7 +333,7 @@ class Runner:
     CODE = "import json, sys; from convnext_nb.bench import serve; serve(*json.loads(sys.argv[1]))"
 
     def __init__(self, one: Contestant, recipe: train.Recipe, batches: int, folder: Path):
-        self.name = in_words(one)
+        self.name = contestant_name(one)
         self.found = []
         asked = json_lib.dumps([list(one), asdict(recipe), batches, str(folder)])
         self.errors = tempfile.TemporaryFile("w+")
@@ -382,7 +382,7 @@ def each_in_turn(
         for one in who:
             runner = Runner(one, recipe, batches, folder)
             stack.callback(runner.close)
-            runners[in_words(one)] = runner
+            runners[contestant_name(one)] = runner
         rows = clock.speeds(clock.in_turn(runners, repeats), len(dataset.train))
     for row, runner in zip(rows, runners.values()):
         for name in ("page faults", "system s", "MB"):

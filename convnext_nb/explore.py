@@ -17,6 +17,7 @@ from itertools import product
 
 import ipywidgets as widgets
 import matplotlib.pyplot as plt
+from fastcore.basics import patch
 from PIL import Image
 
 # %% ../nbs/610_explore.ipynb #c1dfd96e
@@ -166,49 +167,53 @@ class Play(widgets.VBox):
         "The HTML that is on the screen."
         return self.view.value
 
-    def shown_at(self, **values) -> str:
-        "The HTML for these values of controls, moved one after the other; then all is as before."
-        page, before = self.shown, self.values
-        try:
-            for name, value in values.items(): self.controls[name].value = value
-            return self.shown
-        finally:
-            for name, control in self.controls.items():
-                control.unobserve(self.update, names="value")
-                control.value = before[name]
-                control.observe(self.update, names="value")
-            self.view.value = page
-
-    def without_kernel(self) -> str:
-        "A flipbook over the first control, and over further ones while it stays small."
-        taken, pages = {}, [self.shown]
-        for name, control in self.controls.items():
-            choices = _choices(control)
-            size = sum(map(len, pages)) * len(choices)
-            if len(choices) < 2 or taken and (len(pages) * len(choices) > 36 or size > 100_000):
-                continue
-            taken[name] = choices
-            places = product(*(c.values() for c in taken.values()))
-            pages = [to_html(self.fn(**{**self.values, **dict(zip(taken, p))})) for p in places]
-        if not taken: return self.shown
-        start = [_nearest(c, self.values[name]) for name, c in taken.items()]
-        fixed = [f"{name.replace('_', ' ')} {value}" for name, value in self.values.items()
-                 if name not in taken]
-        note = f"<p><small>Here: {html_lib.escape(', '.join(fixed))}. All controls move in " \
-               "JupyterLab.</small></p>" if fixed else ""
-        return _book({name: list(c) for name, c in taken.items()}, start, pages) + note
-
     def _repr_mimebundle_(self, **kwargs):
         # The text/html form is what a page without a kernel (the site, GitHub) shows.
         bundle = super()._repr_mimebundle_(**kwargs) or {}
         testing = os.environ.get("IN_TEST")  # of nbdev_test, which throws it away
         return {**bundle, "text/html": self.shown if testing else self.without_kernel()}
 
+# %% ../nbs/610_explore.ipynb #9f767c45
+@patch
+def shown_at(self: Play, **values) -> str:
+    "The HTML for these values of controls, moved one after the other; then all is as before."
+    page, before = self.shown, self.values
+    try:
+        for name, value in values.items(): self.controls[name].value = value
+        return self.shown
+    finally:
+        for name, control in self.controls.items():
+            control.unobserve(self.update, names="value")
+            control.value = before[name]
+            control.observe(self.update, names="value")
+        self.view.value = page
+
+# %% ../nbs/610_explore.ipynb #4164d839
 def _nearest(choices, value):
     "The place of `value` among the choices, or of the one nearest to it."
     values = list(choices.values())
     if value in values: return values.index(value)
     return min(range(len(values)), key=lambda i: abs(values[i] - value))
+
+@patch
+def without_kernel(self: Play) -> str:
+    "A flipbook over the first control, and over further ones while it stays small."
+    taken, pages = {}, [self.shown]
+    for name, control in self.controls.items():
+        choices = _choices(control)
+        size = sum(map(len, pages)) * len(choices)
+        if len(choices) < 2 or taken and (len(pages) * len(choices) > 36 or size > 100_000):
+            continue
+        taken[name] = choices
+        places = product(*(c.values() for c in taken.values()))
+        pages = [to_html(self.fn(**{**self.values, **dict(zip(taken, p))})) for p in places]
+    if not taken: return self.shown
+    start = [_nearest(c, self.values[name]) for name, c in taken.items()]
+    fixed = [f"{name.replace('_', ' ')} {value}" for name, value in self.values.items()
+             if name not in taken]
+    note = f"<p><small>Here: {html_lib.escape(', '.join(fixed))}. All controls move in " \
+           "JupyterLab.</small></p>" if fixed else ""
+    return _book({name: list(c) for name, c in taken.items()}, start, pages) + note
 
 # %% ../nbs/610_explore.ipynb #0ade7c2c
 def play(

@@ -12,7 +12,7 @@ SMALL = dict(depths=(1, 1, 2, 1), dims=(16, 32, 64, 128))
 
 
 def test_who_trains_on_which_machine():
-    def said(*args): return [bench.in_words(one) for one in bench.contestants(*args)]
+    def said(*args): return [bench.contestant_name(one) for one in bench.contestants(*args)]
     gpu = said("cuda", True, True)
     assert gpu[0] == "timm, bf16, channels last, plain loop"  # eager AMP, the first baseline
     assert gpu[1] == "timm, bf16, channels last, plain loop, compiled"

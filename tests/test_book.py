@@ -10,7 +10,6 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 KNOWN_GAPS = {  # this set may only shrink
     ("110_cost", "shape assert"), ("120_layers", "shape assert"), ("120_layers", "cost assert"),
-    ("430_cli", "exercises"),
 }
 each_chapter = pytest.mark.parametrize("path", book.CHAPTERS, ids=lambda path: path.stem)
 
@@ -86,10 +85,9 @@ def test_misspelled_words_are_seen(chapter, monkeypatch):
 
 # exercises: each has a name that the text says, an answer that is checked, and hints
 
-NO_EXERCISES = {"430_cli"}  # this set may only shrink
 NOT_MARKED = {"320_final"}  # its exercises are trainings of one's own
 marked = pytest.mark.parametrize(
-    "path", [path for path in book.CHAPTERS if path.stem not in NO_EXERCISES | NOT_MARKED],
+    "path", [path for path in book.CHAPTERS if path.stem not in NOT_MARKED],
     ids=lambda path: path.stem)
 
 
@@ -121,9 +119,6 @@ def words(code):
 
 def test_each_chapter_has_exercises():
     for path in book.CHAPTERS:
-        if path.stem in NO_EXERCISES:
-            assert "exercises" in book.missing(path), "they have come: empty NO_EXERCISES"
-            continue
         numbers = re.findall(r"^(\d)\. ", exercises(path)[0], re.M)
         assert 3 <= len(numbers) <= 5 and numbers == list("12345")[:len(numbers)], path.stem
 

@@ -132,7 +132,7 @@ def as_script(monkeypatch):
 
 def test_names_that_the_terminal_cannot_print(as_script, tmp_path):
     net = models.create("resnet18", 2)
-    about = dict(network="resnet18", network_args="{}", classes='["\u732b", "caf\u00e9"]',
+    about = dict(network="resnet18", network_args="{}", classes='["\u732b", "\u00e9t\u00e9"]',
                  preprocessing=json.dumps(Preprocessing(size=32).to_dict()))
     file = weights.save(net, tmp_path / "net", **about)
     picture = pictures(tmp_path / "own", 1)
@@ -140,7 +140,7 @@ def test_names_that_the_terminal_cannot_print(as_script, tmp_path):
     words = ["cnx_predict", str(picture), "--run", str(file), "--device", "cpu"]
     assert as_script(stdout, *words) == 0
     said = stdout.buffer.getvalue().decode()
-    assert "\\u732b" in said and "caf\\xe9" in said
+    assert "\\u732b" in said and "\\xe9t\\xe9" in said
 
 
 def test_closed_pipe_and_full_disk(as_script, tmp_path, capsys):
