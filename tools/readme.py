@@ -63,12 +63,17 @@ def badges() -> str:
             f"[![license]({shields}/license-Apache_2.0-555)](LICENSE)")
 
 
+def moving() -> str:
+    "The block's way from ResNet to ConvNeXt; on the site's front page, `docs.py` draws it."
+    return "![A block of ResNet-50 becomes a block of ConvNeXt, step by step](image/block.svg)"
+
+
 def build() -> str:
     nb = nbformat.read(NBS / "index.ipynb", as_version=4)
     parts = [part for cell in nb.cells for part in cell_text(cell)]
     head = "<!-- Made from nbs/index.ipynb by tools/readme.py: edit the notebook. -->"
     title, *rest = filter(None, parts)
-    return "\n\n".join([head, title, badges(), *rest]) + "\n"
+    return "\n\n".join([head, title, badges(), moving(), *rest]) + "\n"
 
 
 if __name__ == "__main__":
