@@ -534,7 +534,7 @@ def cnx_bench(
     "Time this library on this machine, beside what is usual. Medians of rounds in turn."
     if save and not Path(save).is_dir():
         raise ValueError(f"--save {save}: there is no such folder; make it, or name another")
-    if compile: train.check_compiler()
+    if compile: train.check_compiler(train.best_device())
     todo = BENCHMARKS if what == "all" else (what,)
     found = {name: run_benchmark(name, data, repeats, compile) for name in todo}
     text = json_lib.dumps({"machine": bench_device(), **found}, indent=1)

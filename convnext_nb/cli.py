@@ -242,6 +242,7 @@ def cnx_eval(
 ):
     "Measure a trained network in fp32: top-1, top-5, loss, mixed-up classes, calibration."
     device = find_device(device)
+    train.set_up(torch.device(device))
     nets = restored(run)
     pre, classes = nets["weights"][1:]
     measured, training, about = images_for(data, run, part, pre, classes, quiet=json)
@@ -367,6 +368,7 @@ def cnx_predict(
 ):
     "Say what is in pictures: the likeliest classes, with their probabilities."
     device = find_device(device)
+    train.set_up(torch.device(device))
     paths = list_pictures(images)
     net, pre, classes = models.restore(run)
     net.to(device)

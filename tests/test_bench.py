@@ -141,3 +141,14 @@ def test_a_kernels_time_counts_once():
 def test_cpu_tensors_are_timed_where_there_is_a_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     assert clock.seconds_by_kind([event("aten::gelu", DeviceType.CPU, 3, 0)]) == {"GELU": 3e-6}
+
+
+def test_the_compiler_is_checked_for_the_device_that_is_timed(monkeypatch):
+    asked = []
+    def check(device="not said"):
+        asked.append(str(device))
+        raise ValueError("no compiler")
+    monkeypatch.setattr(train, "best_device", lambda: "cuda")
+    monkeypatch.setattr(train, "check_compiler", check)
+    with pytest.raises(ValueError, match="no compiler"): bench.cnx_bench("import", compile=True)
+    assert asked == ["cuda"]

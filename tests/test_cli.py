@@ -525,3 +525,13 @@ def test_predict_refuses(words, said, monkeypatch, capsys):
 def test_wrong_use_is_exit_code_2():
     assert command("cnx_predict").returncode == 2
     assert command("cnx_eval", "--part", "tests", "--data", "no").returncode == 2
+
+
+@pytest.mark.parametrize("start", [lambda: cli.cnx_eval("nowhere", device="cpu"),
+                                   lambda: cli.cnx_predict(["nothing"], device="cpu")])
+def test_measuring_and_predicting_set_up_the_device(start, monkeypatch):
+    "Before any work: on a GPU both compute as training does, without TF32."
+    class SetUp(Exception): pass
+    def set_up(device): raise SetUp(device.type)
+    monkeypatch.setattr(cli.train, "set_up", set_up)
+    with pytest.raises(SetUp, match="cpu"): start()
