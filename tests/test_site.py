@@ -4,13 +4,16 @@ from pathlib import Path
 
 import pytest
 from browsers import browser  # noqa: F401  (a fixture)
+from bs4 import BeautifulSoup
+from PIL import Image
 
 SITE = Path(__file__).resolve().parent.parent / "_docs"
 PAGES = sorted(path.name for path in SITE.glob("*.html")) if SITE.is_dir() else []
 if not PAGES: pytest.skip("the site is not built: make docs", allow_module_level=True)
 SERIOUS = ("serious", "critical")
 # axe-core takes seconds a page: these show everything that pages have. AXE=all: every page.
-AXE_PAGES = PAGES if os.environ.get("AXE") == "all" else ("index.html", "cost.html", "search.html")
+FEW = ("index.html", "cost.html", "live.html", "search.html")
+AXE_PAGES = PAGES if os.environ.get("AXE") == "all" else FEW
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +70,9 @@ def test_page(tab, axe, name):
         return
     tab.evaluate(axe)
     light = findings(tab)
+    if name == "live.html":  # so far the network was on its way
+        tab.wait_for_selector("html[data-ready=ran]", timeout=30_000)
+        light += findings(tab)
     tab.emulate_media(color_scheme="dark")
     dark = findings(tab, ["color-contrast"])
     tab.evaluate("window.name = 'again'")  # the sidebar, the same on every page, was seen
@@ -148,6 +154,14 @@ def test_a_figure_opens_large(tab):
     assert tab.locator("dialog[open] img").is_visible()
     tab.keyboard.press("Escape")
     assert tab.locator("dialog[open]").count() == 0
+
+
+def test_the_picture_beside_a_link_exists():
+    page = BeautifulSoup((SITE / "cost.html").read_text(encoding="utf-8"), "html.parser")
+    address = page.find("meta", property="og:image")["content"]
+    base = page.find("meta", property="og:url")["content"].removesuffix("cost.html")
+    assert address.startswith(base)
+    assert Image.open(SITE / address.removeprefix(base)).size == (1200, 630)
 
 
 def test_the_site_is_light():

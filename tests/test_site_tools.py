@@ -51,6 +51,14 @@ def test_numbers_stand_right():
         assert sides == [None, ["number"], ["number"]]
 
 
+def test_code_marks_only_what_has_a_color():
+    page = ('<pre><span class="k">def</span><span class="w"> </span><span class="nf">f</span>'
+            '<span class="p">(</span><span class="n">x</span></pre><span class="n">y</span>')
+    assert docs.without_plain_tokens(page) == (
+        '<pre><span class="k">def</span> <span class="nf">f</span>(x</pre>'
+        '<span class="n">y</span>')
+
+
 def test_every_public_name_has_an_entry():
     index = docs.api_page({"convnext": "convnext", "layers": "layers"})
     assert "[`convnext_tiny`](convnext.ipynb#convnext_tiny)" in index

@@ -18,6 +18,7 @@ import live
 import nbformat
 import yaml
 from bs4 import BeautifulSoup
+from card import social_card
 from nbdev.config import get_config
 from nbdev.serve import proc_nbs
 from nbformat.v4 import new_markdown_cell
@@ -289,6 +290,12 @@ def align_numbers(page: str) -> str:
     return re.sub(r"<table\b.*?</table>", aligned, page, flags=re.S)
 
 
+def without_plain_tokens(page: str) -> str:
+    "A page whose code marks no names, punctuation and blanks: they have the color of all text."
+    def plain(match): return re.sub(r'<span class="(?:n|p|w)">([^<]*)</span>', r"\1", match[0])
+    return re.sub(r"<pre>.*?</pre>", plain, page, flags=re.S)
+
+
 def lighter(page: str) -> str:
     "A page whose embedded PNG pictures are WebP, without loss, where that is smaller."
     def smaller(match):
@@ -413,10 +420,12 @@ def main() -> int:
                    "-d", str(PROC / ".doctrees"), str(PROC), str(site)])
     for path in site.glob("*.html"):
         text = lighter(align_numbers(path.read_text(encoding="utf-8")))
+        text = without_plain_tokens(text)
         text = text.replace('role="heading">', 'role="heading" aria-level="2">')  # the parts
         path.write_text(text, encoding="utf-8")
     lighter_files(site)
     live.build(site)
+    social_card(site / "_static" / "card.png")
     broken = [] if code else broken_links(site) + wrong_names(site)
     for line in broken:
         print(f"broken link: {line}")

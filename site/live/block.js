@@ -4,14 +4,16 @@
 
 function makeStrip() {
   const {kernel} = config, square = `${kernel} x ${kernel}`;
-  const map = (id, words) => `<figure><canvas id="${id}" tabindex="0" role="application"></canvas>
+  const map = (id, words) => `<figure><canvas id="${id}" tabindex="0" role="application"
+    aria-label="Map: ${words}"></canvas>
     <figcaption>${words}</figcaption></figure>`;
-  const bars = (id, words) => `<canvas id="${id}" class="bars" role="img"></canvas>
+  const bars = (id, words) => `<canvas id="${id}" class="bars" role="img"
+    aria-label="Bars: ${words}"></canvas>
     <p class="hint">${words}</p>`;
   $("strip").innerHTML = `
   <div class="card wide"><h3>1. Depthwise ${square} <span id="cost-conv"></span></h3>
     <div class="maps">${map("map-input", "this channel, coming in")}
-      <figure><canvas id="filter" role="img"></canvas>
+      <figure><canvas id="filter" role="img" aria-label="The filter of this channel"></canvas>
         <figcaption>× its filter</figcaption></figure>
       ${map("map-conv", "= going out")}</div>
     <p class="terms" id="terms"></p>
@@ -28,7 +30,7 @@ function makeStrip() {
     ${bars("bars-wide", "the hidden units of this pixel")}
     <p id="widen-said"></p></div>
   <div class="card"><h3>4. GELU</h3>
-    <canvas id="curve" class="bars" role="img"></canvas>
+    <canvas id="curve" class="bars" role="img" aria-label="The curve of GELU"></canvas>
     <p id="gelu-said"></p></div>
   <div class="card"><h3>5. Linear <span id="shape-narrow"></span></h3>
     ${bars("bars-narrow", "the channels of this pixel again")}

@@ -159,10 +159,19 @@ function drawPictures() {
     other.drawImage(small, 0, 0, shown, shown);
     pens.push(other);
     if (heat) drawHeat(other, heat, shown);
+    $("seen").setAttribute("aria-label", seenWords());
   }
   if (!state.trace || patch) return;
   const field = receptiveField(state.open);
   for (const one of pens) drawFrame(one, {...field, color: color("field")}, shown / size, shown);
+}
+
+function seenWords() {
+  const {patch, heat} = state, {size} = config;
+  return `The picture as the network sees it, ${size} x ${size} pixels`
+    + (patch ? `, with a patch of ${patch.side} x ${patch.side} hidden at row ${patch.row}, `
+               + `column ${patch.col}` : "")
+    + (heat ? ". Colors over it show how much hiding each place changes the answer" : "") + ".";
 }
 
 // Switches.

@@ -26,6 +26,7 @@ function makeCard(title, shape, words) {
   card.innerHTML = "<h3></h3><canvas class='pixelated' role='img'></canvas><p></p>";
   card.querySelector("h3").append(title, Object.assign(document.createElement("span"),
                                                        {textContent: shape}));
+  card.querySelector("canvas").setAttribute("aria-label", `${title}: not computed yet`);
   card.querySelector("p").textContent = words;
   return card;
 }

@@ -8,7 +8,7 @@ function showCurrentChapter() {
   if (!link || !box) return;
   link.setAttribute("aria-current", "page");
   const middle = link.getBoundingClientRect().top - box.getBoundingClientRect().top;
-  box.scrollTop += middle - box.clientHeight / 2;
+  box.scrollBy({top: middle - box.clientHeight / 2, behavior: "instant"});  // Furo's is smooth
 }
 
 // After Back, browsers put sliders where they were: turn to the page that they point at.
@@ -53,7 +53,8 @@ function openFigures() {
 
 // Wide tables and code scroll in their own box; the keyboard must reach it.
 function reachScrolling() {
-  for (const box of document.querySelectorAll(".table-wrapper, .highlight pre, .cell_output .output")) {
+  const boxes = ".table-wrapper, .math-wrapper, .highlight pre, .cell_output .output";
+  for (const box of document.querySelectorAll(boxes)) {
     if (box.scrollWidth > box.clientWidth + 1) box.tabIndex = 0;
   }
 }

@@ -1,0 +1,43 @@
+"""The picture that other sites show beside a link to the book; `tools/docs.py` puts it into the
+site. `python tools/card.py FILE` draws it alone."""
+import sys
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from convnext_nb import draw
+
+SIDES = (("base", "ResNet-50"), ("sep_ds", "ConvNeXt-T"))
+STAGE = 3
+DARK = ("across", "act", "scale")  # boxes that need white words
+MOST = 1700  # channels across one half
+
+
+def half(ax, step: str, title: str) -> None:
+    "One block: a box per layer, as wide as its channels, the first layer on top."
+    boxes = draw.parts(step, stage=STAGE)
+    for row, box in enumerate(boxes):
+        color, width = draw.COLORS[box["kind"]], box["channels"]
+        outline = "#30343b" if color == "none" else "none"
+        ax.barh(-row, width, left=-width / 2, height=0.72, color=color, edgecolor=outline)
+        inside = width > 600  # else the words stand beside the box
+        ink = "white" if inside and box["kind"] in DARK else "#1b1e24"
+        ax.text(0 if inside else width / 2 + 30, -row, box["label"], color=ink, fontsize=15,
+                va="center_baseline", ha="center" if inside else "left")
+    ax.set(xlim=(-MOST / 2, MOST / 2), ylim=(-9.6, 0.6))
+    ax.set_title(title, fontsize=26, color="#1b1e24", pad=10)
+    ax.axis("off")
+
+
+def social_card(path: Path) -> None:
+    "Write the card, 1200 x 630 pixels."
+    figure = Figure(figsize=(12, 6.3), dpi=100, facecolor="#f7f7f5")
+    for ax, (step, title) in zip(figure.subplots(1, 2), SIDES): half(ax, step, title)
+    figure.subplots_adjust(left=0.02, right=0.98, top=0.75, bottom=0.03, wspace=0.02)
+    figure.text(0.5, 0.9, "From ResNet to ConvNeXt, one change at a time", fontsize=27,
+                ha="center", color="#0a5a9c", weight="bold")
+    figure.savefig(path, metadata={"Software": None})
+
+
+if __name__ == "__main__":
+    social_card(Path(sys.argv[1]))
