@@ -47,13 +47,23 @@ def to_html(
     if hasattr(thing, "_repr_html_"): return thing._repr_html_()
     return f"<pre>{html_lib.escape(repr(thing))}</pre>"
 
+def _as_webp(image):
+    "An image as WebP: without loss if that is small, as plots are, else with loss, as photographs."
+    exact = io.BytesIO()
+    image.save(exact, "webp", lossless=True)
+    if exact.tell() < 40_000: return exact.getvalue()
+    close = io.BytesIO()
+    image.save(close, "webp", quality=80)
+    return close.getvalue()
+
 def _picture(figure):
     "A figure as an image with twice as many pixels as it is wide on the page, for sharp screens."
     file = io.BytesIO()
-    figure.savefig(file, format="webp", dpi=180, bbox_inches="tight", pil_kwargs={"lossless": True})
+    figure.savefig(file, format="png", dpi=180, bbox_inches="tight")
     plt.close(figure)
-    width = Image.open(file).width // 2
-    data = b64encode(file.getvalue()).decode()
+    image = Image.open(file)
+    width = image.width // 2
+    data = b64encode(_as_webp(image)).decode()
     return (f'<img alt="{html_lib.escape(in_words(figure))}" width="{width}" '
             f'style="max-width: 100%; height: auto" src="data:image/webp;base64,{data}">')
 

@@ -1,10 +1,13 @@
 """Run notebooks and keep their outputs, minus what changes on every run (make outputs)."""
+import io
 import sys
 import time
+from base64 import b64decode, b64encode
 from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 NBS = ROOT / "nbs"
@@ -19,6 +22,19 @@ get_ipython().display_formatter.formatters["text/plain"].for_type(
 """  # figures with twice as many pixels, and words for those who do not see them
 
 
+def lighter(output) -> None:
+    "A picture that weighs much, as photographs and noise do, gets the pixels that are shown."
+    data = output.get("data", {})
+    raw = b64decode(data.get("image/png", ""))
+    width = output.get("metadata", {}).get("image/png", {}).get("width")
+    if not width or len(raw) < 60_000: return
+    picture = Image.open(io.BytesIO(raw))
+    if picture.width <= width: return
+    file = io.BytesIO()
+    picture.resize((width, round(picture.height * width / picture.width))).save(file, "png")
+    data["image/png"] = b64encode(file.getvalue()).decode()
+
+
 def steady(nb) -> None:
     "Drop run counts, times, widgets' random names and what goes to stderr (progress bars)."
     nb.metadata.pop("widgets", None)
@@ -30,6 +46,7 @@ def steady(nb) -> None:
         cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
         for output in cell.outputs:
             output.get("data", {}).pop(WIDGET, None)
+            lighter(output)
             if "execution_count" in output:
                 output["execution_count"] = None
 
