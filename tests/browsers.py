@@ -19,9 +19,9 @@ def launch(playwright):
     return None
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # Playwright keeps an event loop running: not beyond its tests
 def browser():
-    "One browser for all tests; skips where there is none."
+    "One browser for a file of tests; skips where there is none."
     api = pytest.importorskip("playwright.sync_api", reason=REASON)
     with api.sync_playwright() as playwright:
         found = launch(playwright)

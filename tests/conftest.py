@@ -4,6 +4,7 @@ import os
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported; child processes take it over
 
 import pytest
+from browsers import browser  # noqa: F401  (a fixture)
 
 
 @pytest.fixture(scope="session")

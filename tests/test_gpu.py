@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import (
 )
 from torch.nn import functional as F
 from tqdm import tqdm
-from training import FULL, RECIPE, Killed, assert_same, dataset, fit, interrupted, one_thread
+from training import FULL, RECIPE, Killed, assert_same, dataset, fit, interrupted
 
 from convnext_nb import checkpoint, cost, device, evaluation, fast, models, runs, swin, train
 from convnext_nb.data import Dataset
@@ -25,15 +25,13 @@ EVERYTHING = replace(FULL, precision="auto")  # augments, erases, mixes, grows, 
 
 
 @pytest.fixture(autouse=True)
-def small_and_on_one_thread(monkeypatch):
+def small_swin(monkeypatch):
     "Swin-T with two blocks in each of two stages, the second of them shifted."
     create = models.create
     def small(model, classes, **args):
         if model == "swin_t": return swin.Swin((2, 2), 16, (1, 2), classes, **args)
         return create(model, classes, **args)
     monkeypatch.setattr(train, "create", small)
-    with one_thread():
-        yield
 
 
 # one epoch and an evaluation, on a GPU whose tensors have no numbers

@@ -65,8 +65,8 @@ def test_select_renumbers():
                          ids=lambda p: f"{p.parent.parent.name}-{p.parent.name}")
 def test_every_run_says_what_it_learned_from(file):
     about = json.loads(file.read_text())["data"]
-    shapes = file.parent.parent.name == "steps_shapes"
-    whole = 8000 if shapes else 500 * len(about["classes"])  # training images, before a hold-out
+    shapes = {"steps_shapes": 8000, "v2": 500}.get(file.parent.parent.name)
+    whole = shapes or 500 * len(about["classes"])  # training images, before a hold-out
     held = (whole - about["train_images"]) // len(about["classes"])
     assert images.data_facts(about) == dict(kind="shapes" if shapes else "tiny-imagenet",
                                             holdout=held or None, streamed=False)

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from browsers import browser  # noqa: F401  (a fixture)
 
 pytest.importorskip("jupyterlab")
 ROOT = Path(__file__).resolve().parent.parent
@@ -77,7 +76,7 @@ def address(log, server) -> str:
 
 
 @pytest.fixture(scope="module")
-def page(browser, lab):  # noqa: F811
+def page(browser, lab):
     "JupyterLab with the shortest chapter that has a slider."
     page = browser.new_page(viewport={"width": 1280, "height": 900})
     page.set_default_timeout(WAIT)

@@ -6,7 +6,6 @@ import json
 import live
 import pytest
 import torch
-from browsers import browser  # noqa: F401  (a fixture)
 from PIL import Image
 
 from convnext_nb import cost, data, draw, models, roadmap
@@ -27,7 +26,7 @@ def site(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def page(browser, site):  # noqa: F811
+def page(browser, site):
     "The page, opened as a file, after its first pass; no request may leave the machine."
     page = browser.new_page(viewport={"width": 1280, "height": 800})
     page.wrong = []
@@ -217,7 +216,7 @@ def test_nothing_went_wrong_and_nothing_was_asked_of_another_host(page):
     assert page.wrong == []
 
 
-def test_a_phone_shows_all_of_it(browser, site):  # noqa: F811
+def test_a_phone_shows_all_of_it(browser, site):
     phone = browser.new_page(viewport={"width": 390, "height": 844})
     phone.goto((site / "live.html").as_uri())
     phone.wait_for_selector("html[data-ready=ran]", timeout=TIMEOUT)
@@ -225,7 +224,7 @@ def test_a_phone_shows_all_of_it(browser, site):  # noqa: F811
     phone.close()
 
 
-def test_without_javascript_it_says_why_and_shows_pictures(browser, site):  # noqa: F811
+def test_without_javascript_it_says_why_and_shows_pictures(browser, site):
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
     page.goto((site / "live.html").as_uri())

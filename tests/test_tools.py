@@ -4,6 +4,7 @@ import re
 import sys
 
 import check
+import docs
 import headline
 import kills
 import nbformat
@@ -129,7 +130,8 @@ def test_site_has_every_chapter_in_a_part():
                for name in chapters)
 
 
-def test_site_needs_every_api_entry(tmp_path):
+def test_site_needs_every_api_entry(tmp_path, monkeypatch):
+    monkeypatch.setattr(docs, "NBS", tmp_path)
     path = tmp_path / "00_a.ipynb"
     front = new_raw_cell("---\ntitle: A\ndescription: Why?\n---")
     entry = new_code_cell("#| echo: false\nshow_doc(f)")
