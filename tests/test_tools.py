@@ -142,7 +142,8 @@ def test_site_needs_every_api_entry(tmp_path, monkeypatch):
     nbformat.write(new_notebook(cells=[front, entry]), path)
     convert(path, {})
     sources = [c.source for c in nbformat.read(tmp_path / "a.ipynb", 4).cells]
-    assert sources == ["# A\n\n> Why?", "## Reference", "### f\n\nDoes it."]
+    assert sources[0].startswith("# A\n\n> Why?") and "Open in Colab" in sources[0]
+    assert sources[1:] == ["## Reference", "### f\n\nDoes it."]
 
 
 @pytest.mark.parametrize("code, tags", [
