@@ -19,6 +19,7 @@ from pickle import UnpicklingError
 from zipfile import BadZipFile, ZipFile
 
 import torch
+from fastcore.basics import patch
 from torch import nn
 
 from . import runs
@@ -49,7 +50,8 @@ class Job:
     first_steps: int = 0  # of the current epoch, in which the device got ready for a size
     first_seconds: float = 0.0  # spent on those
 
-    def __post_init__(self): self.wrapped = self.wrapped or self.model
+    def __post_init__(self):
+        if self.wrapped is None: self.wrapped = self.model
 
     @property
     def rank(self) -> int:
@@ -61,10 +63,13 @@ class Job:
         "How many processes train together."
         return self.accelerator.num_processes if self.accelerator else 1
 
-    def parts(self) -> dict:
-        "The objects that have a state of their own, by name."
-        parts = {"model": self.model, "optimizer": self.optimizer}
-        return parts | ({"ema": self.ema.module} if self.ema else {})
+# %% ../nbs/270_checkpoint.ipynb #156199d0
+@patch
+def parts(self: Job) -> dict:
+    "The objects that have a state of their own, by name."
+    parts = dict(model=self.model, optimizer=self.optimizer)
+    if self.ema: parts["ema"] = self.ema.module
+    return parts
 
 # %% ../nbs/270_checkpoint.ipynb #1baf4891
 def save(path: Path, job: Job):
@@ -179,22 +184,25 @@ class Saver:
 
     def save_if_due(self):
         "To be called after each step: saves if it is time; raises Interrupted after a Ctrl-C."
-        due = time.monotonic() - self.saved_at > 60 * self.minutes or self.stop_requests
-        if self.job.rank > 0 or not due: return
+        due = time.monotonic() - self.saved_at > 60 * self.minutes
+        if self.job.rank > 0 or not (due or self.stop_requests): return
         if self.check: self.check(self.job)
         self._save()
         if self.stop_requests:
             where = _place(self.job)
             raise Interrupted(f"stopped {where} and saved; the same call goes on from there")
 
-    def save_after_epoch(self):
-        "To be called after each epoch: saves, unless there was a save a short while ago."
-        if self.job.rank > 0: return
-        ends = not self.path.exists() or self.job.epoch == self.job.recipe.epochs
-        waited = time.monotonic() - self.saved_at
-        if ends or waited >= self.epoch_seconds: self._save()
-
     def _save(self):
         save(self.path, self.job)
         self.saved_at = time.monotonic()
 
+
+# %% ../nbs/270_checkpoint.ipynb #97323b35
+@patch
+def save_after_epoch(self: Saver):
+    "To be called after each epoch: saves, unless there was a save a short while ago."
+    if self.job.rank > 0: return
+    first = not self.path.exists()
+    last = self.job.epoch == self.job.recipe.epochs
+    waited = time.monotonic() - self.saved_at
+    if first or last or waited >= self.epoch_seconds: self._save()
