@@ -24,7 +24,7 @@ from nbdev.serve import proc_nbs
 from nbformat.v4 import new_markdown_cell
 from PIL import Image
 from sphinx.cmd.build import main as sphinx
-from symbols import meanings, symbols
+from symbols import exported_module, meanings, symbols
 
 from convnext_nb import draw
 
@@ -228,11 +228,9 @@ def convert(path: Path, meant: dict[str, str]) -> None:
             code_cell(cell, path.name, meant, heading, in_exercises and asked)
             asked = asked or bool(in_exercises and is_guess)
             cells.append(cell)
-    own = re.search(r"^#\|\s*default_exp\s+(\w+)",
-                    "\n".join(c.source for c in nbformat.read(NBS / path.name, 4).cells), re.M)
-    if own:
-        known = {name for name, places in symbols().items() if own[1] in places}
-        entries += without_entry(own[1], known)
+    if own := exported_module(nbformat.read(NBS / path.name, 4)):
+        known = {name for name, places in symbols().items() if own in places}
+        entries += without_entry(own, known)
     if entries:
         cells += [new_markdown_cell("## Reference"), *map(new_markdown_cell, entries)]
     nb.cells = cells
@@ -296,13 +294,18 @@ def without_plain_tokens(page: str) -> str:
     return re.sub(r"<pre>.*?</pre>", plain, page, flags=re.S)
 
 
+def as_webp(png: bytes) -> bytes | None:
+    "A PNG picture as WebP, without loss; None where that is not smaller."
+    file = io.BytesIO()
+    Image.open(io.BytesIO(png)).save(file, "webp", lossless=True)
+    return file.getvalue() if file.tell() < len(png) else None
+
+
 def lighter(page: str) -> str:
     "A page whose embedded PNG pictures are WebP, without loss, where that is smaller."
     def smaller(match):
-        file = io.BytesIO()
-        Image.open(io.BytesIO(b64decode(match[1]))).save(file, "webp", lossless=True)
-        text = b64encode(file.getvalue()).decode()
-        return f"data:image/webp;base64,{text}" if len(text) < len(match[1]) else match[0]
+        found = as_webp(b64decode(match[1]))
+        return f"data:image/webp;base64,{b64encode(found).decode()}" if found else match[0]
 
     return re.sub(r"data:image/png;base64,([\w+/=]+)", smaller, page)
 
@@ -311,11 +314,10 @@ def lighter_files(site: Path) -> None:
     "The same for the pictures in files; the pages then show the new ones."
     pages = {path: path.read_text(encoding="utf-8") for path in site.glob("*.html")}
     for path in (site / "_images").glob("*.png"):
+        found = as_webp(path.read_bytes())
+        if not found: continue
         new = path.with_suffix(".webp")
-        Image.open(path).save(new, "webp", lossless=True)
-        if new.stat().st_size >= path.stat().st_size:
-            new.unlink()
-            continue
+        new.write_bytes(found)
         path.unlink()
         pages = {page: text.replace(f"_images/{path.name}", f"_images/{new.name}")
                  for page, text in pages.items()}
@@ -378,11 +380,8 @@ def wrong_names(site: Path) -> list[str]:
 
 def homes(chapters: list[str]) -> dict[str, str]:
     "The page of each module's chapter: {module: page}."
-    found = {}
-    for name in chapters:
-        text = (NBS / name).read_text(encoding="utf-8")
-        for module in re.findall(r"#\|\s*default_exp\s+(\w+)", text): found[module] = page(name)
-    return found
+    modules = {name: exported_module(nbformat.read(NBS / name, 4)) for name in chapters}
+    return {module: page(name) for name, module in modules.items() if module}
 
 
 def front() -> str:

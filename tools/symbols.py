@@ -28,6 +28,12 @@ def imports(nb) -> tuple[set[str], dict[str, str]]:
     return modules, names
 
 
+def exported_module(nb) -> str | None:
+    "The module that a chapter exports, if it exports one."
+    found = re.search(r"^#\|\s*default_exp\s+(\w+)", "\n".join(c.source for c in nb.cells), re.M)
+    return found[1] if found else None
+
+
 def meanings(nb) -> dict[str, str]:
     """What a chapter means by a name: name -> page and anchor.
 
@@ -35,8 +41,7 @@ def meanings(nb) -> dict[str, str]:
     name of another module counts if no second module has it and it is not a plain word, as `step`.
     """
     every, (modules, names) = symbols(), imports(nb)
-    exports = re.search(r"^#\|\s*default_exp\s+(\w+)", "\n".join(c.source for c in nb.cells), re.M)
-    own = exports[1] if exports else None
+    own = exported_module(nb)
     found = {}
     for name, places in every.items():
         near = modules & set(places)
