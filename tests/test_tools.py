@@ -292,28 +292,31 @@ def test_seen_names_runs_by_family_wherever_they_lie(tmp_path):
 
 
 def test_the_headline_is_one_command(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(headline, "NETWORKS", {TINY.model: TINY.model_args})
+    monkeypatch.setattr(headline, "NETWORKS", {TINY.model: (TINY.model, TINY.model_args)})
     monkeypatch.setattr(headline.data, "load", lambda word: data.Shapes(40, 20))
     monkeypatch.setattr(sys, "argv", ["headline.py", "--recipe", "pocket", "--epochs", "1",
                                       "--out", str(tmp_path), TINY.model])
     for _ in range(2):  # the second time it is finished
         headline.main()
         assert f"{TINY.model}: val top-1 " in capsys.readouterr().out
-    assert (tmp_path / TINY.model / "evidence.json").exists()
+    assert (tmp_path / f"{TINY.model}-e1" / "evidence.json").exists()
     assert headline.FAMILY.parent == NBS / "runs"
 
 
-def test_the_headline_compares_networks_of_equal_cost():
+@pytest.mark.parametrize("half, swin", [(False, 1.43), (True, 0.362)])
+def test_the_headline_compares_networks_of_equal_cost(half, swin):
     "Also Swin: windows of 7 would pad its maps, and cost 40 % more."
-    nets = [cost.on_meta(models.create, name, 200, **args)
-            for name, args in headline.NETWORKS.items()]
-    gmacs = [cost.count(net, 64).gmacs for net in nets]
-    assert max(gmacs) < 1.15 * min(gmacs) and gmacs[2] == pytest.approx(1.43, abs=0.005)
-    cost.count(nets[2], 48)  # images may grow
+    nets = {name: cost.on_meta(models.create, model, 200, **args)
+            for name, (model, args) in headline.NETWORKS.items()
+            if (name in headline.HALF) == half}
+    gmacs = {name: cost.count(net, 64).gmacs for name, net in nets.items()}
+    assert len(gmacs) == 3 and max(gmacs.values()) < 1.15 * min(gmacs.values())
+    assert list(gmacs.values())[2] == pytest.approx(swin, abs=0.005)
+    for net in nets.values(): cost.count(net, 48)  # images may grow
 
 
 def test_the_headline_stops_in_time_and_goes_on(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(headline, "NETWORKS", {TINY.model: TINY.model_args})
+    monkeypatch.setattr(headline, "NETWORKS", {TINY.model: (TINY.model, TINY.model_args)})
     monkeypatch.setattr(headline.data, "load", lambda word: data.Shapes(40, 20))
     line = ["headline.py", "--epochs", "3", "--images", "32", "--out", str(tmp_path), TINY.model]
     class Timer(headline.threading.Timer):
@@ -328,11 +331,12 @@ def test_the_headline_stops_in_time_and_goes_on(tmp_path, monkeypatch, capsys):
         m.setattr(sys, "argv", [*line, "--minutes", "9"])
         with pytest.raises(SystemExit, match="stopped .* and saved; the same call goes on"):
             headline.main()
-    assert timers[0].interval == 540 and len(runs.Run(tmp_path / TINY.model).metrics) == 1
+    folder = tmp_path / f"{TINY.model}-e3"
+    assert timers[0].interval == 540 and len(runs.Run(folder).metrics) == 1
     monkeypatch.setattr(sys, "argv", line)
     headline.main()
     assert "val top-1" in capsys.readouterr().out
-    asked = runs.Run(tmp_path / TINY.model).recipe
+    asked = runs.Run(folder).recipe
     assert asked["data"]["train_images"] == 32 and not asked["recipe"]["compile"]
 
 

@@ -1,7 +1,11 @@
-"""The headline: ConvNeXt-T, ResNet-50 and Swin-T on all of Tiny-ImageNet (make headline).
+"""The race: ConvNeXt, ResNet and Swin of equal cost on all of Tiny-ImageNet.
 
 One recipe and one total stride for all three; each run resumes where it was interrupted. The runs
 are a family of their own, nbs/runs/race.
+
+On a CPU: the three networks at half their width, by the recipe `race`. One core and one thread
+for each of them; 4 epochs take about an hour a network, the recipe's 16 about five:
+    OMP_NUM_THREADS=1 taskset -c 0 python tools/headline.py --recipe race --epochs 4 convnext_half
 
 A GPU for a quarter of an hour, where no command may last longer than ten minutes:
 
@@ -33,9 +37,14 @@ from convnext_nb import data, train
 
 FAMILY = Path(__file__).resolve().parent.parent / "nbs/runs/race"
 NETWORKS = {  # total stride 16 at 64 pixels; windows of 4 fit the maps of 32, 16, 8 and 4 pixels
-    "convnext_tiny": dict(stem_stride=2, layer_scale=0.1, drop_path=0.1, init="torch"),
-    "resnet50": dict(stem_stride=2),
-    "swin_t": dict(stem_stride=2, window=4, drop_path=0.1)}
+    "convnext_tiny": ("convnext_tiny", dict(stem_stride=2, layer_scale=0.1, drop_path=0.1,
+                                            init="torch")),
+    "resnet50": ("resnet50", dict(stem_stride=2)),
+    "swin_t": ("swin_t", dict(stem_stride=2, window=4, drop_path=0.1)),
+    "convnext_half": (train.PRESETS["race"].model, train.PRESETS["race"].model_args),
+    "resnet_half": ("resnet50", dict(width=32, stem_stride=2, drop_path=0.05)),
+    "swin_half": ("swin", dict(dim=48, stem_stride=2, window=4, drop_path=0.05))}
+HALF = [name for name in NETWORKS if name.endswith("_half")]
 
 
 def rehearsal(recipe: train.Recipe, dataset: data.Dataset, images: int):
@@ -56,12 +65,15 @@ def report(name: str, e: dict) -> str:
 def run(args: argparse.Namespace) -> None:
     "Train, or go on training, the networks that were asked for."
     dataset = data.load(args.data)
+    chosen = train.PRESETS[args.recipe]
     for name in args.networks:
-        recipe = replace(train.PRESETS[args.recipe].with_epochs(args.epochs), seed=args.seed,
-                         model=name, model_args=NETWORKS[name])
+        model, model_args = NETWORKS[name]
+        recipe = replace(chosen.with_epochs(args.epochs or chosen.epochs), seed=args.seed,
+                         model=model, model_args=model_args)
         if args.images: recipe, dataset = rehearsal(recipe, dataset, args.images)
-        folder = args.out / (f"{name}-s{args.seed}" if args.seed else name)
-        _, found = train.fit(recipe, dataset, folder)
+        epochs = f"-e{recipe.epochs}" if recipe.epochs != chosen.epochs else ""
+        seed = f"-s{args.seed}" if args.seed else ""
+        _, found = train.fit(recipe, dataset, args.out / f"{name}{epochs}{seed}")
         print(report(name, found.evidence), flush=True)
 
 
@@ -69,14 +81,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--recipe", default="tiny_fast", choices=list(train.PRESETS))
     parser.add_argument("--data", default="tiny", help="tiny, shapes, or a path")
-    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--epochs", type=int, help="default: the recipe's own")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=FAMILY, help="folder of the run folders")
     parser.add_argument("--minutes", type=float, help="save and stop then, as after Ctrl-C")
     parser.add_argument("--images", type=int, help="rehearse with so many images, uncompiled")
-    parser.add_argument("networks", nargs="*", default=list(NETWORKS), metavar="NETWORK",
-                        help=f"some of {', '.join(NETWORKS)}; default: all")
+    parser.add_argument("networks", nargs="*", metavar="NETWORK",
+                        help=f"some of {', '.join(NETWORKS)}; default: all of the recipe's width")
     args = parser.parse_args()
+    args.networks = args.networks or [n for n in NETWORKS if (n in HALF) == (args.recipe == "race")]
     if unknown := set(args.networks) - set(NETWORKS):
         parser.error(f"no network {', '.join(unknown)}; there are {', '.join(NETWORKS)}")
     timer = threading.Timer(60 * (args.minutes or 0), _thread.interrupt_main)
