@@ -121,7 +121,7 @@ def data_as_json(dataset: data.Dataset) -> str:
 # %% ../nbs/430_cli.ipynb #10d5f37f
 @command
 def cnx_train(
-    recipe: str = "auto",  # auto, tiny_fast, tiny_224, paper_imagenet, race, hour, pocket, finetune, step
+    recipe: str = "auto",  # tiny_fast, tiny_224, paper_imagenet, race, hour, pocket, finetune, step
     data: str = "auto",  # auto, tiny, shapes, or the path of a folder or archive
     out: str = "out/run",  # run folder; the same command resumes where it was interrupted
     model: str = "",  # another network, such as resnet18 or roadmap/depthwise
