@@ -16,6 +16,7 @@ from torch import nn
 
 from . import convnext, models, resnet, weights
 from .fast import speed_up
+from .keys import CONVNEXT_KEYS, convert, rename, timm_conv_mlp
 
 # %% ../nbs/510_peers.ipynb #8241d6da
 LIBRARIES = ("timm", "torchvision", "transformers")
@@ -50,7 +51,7 @@ def _timm_convnext(ours):
     stem = ours.downsample_layers[0][0]
     first = ours.stages[0][0]
     net = ConvNeXt(depths=depths, dims=dims, num_classes=ours.head.out_features,
-                   in_chans=stem.in_channels, conv_mlp=weights.timm_conv_mlp(ours),
+                   in_chans=stem.in_channels, conv_mlp=timm_conv_mlp(ours),
                    ls_init_value=None if first.gamma is None else 1e-6, use_grn=_is_v2(ours))
     if ours.stem_stride != 4:  # timm's patch_size=2 would make stage 1 halve the map, too
         net.stem[0] = nn.Conv2d(stem.in_channels, dims[0], stem.kernel_size, stem.stride)
@@ -163,9 +164,9 @@ def _converted(ours, library):
     "Our tensors in the other library's names and shapes."
     if isinstance(ours, convnext.ConvNeXtIsotropic):
         state = ours.state_dict()
-        keys = weights.rename(state, weights.CONVNEXT_KEYS["timm"])
+        keys = rename(state, CONVNEXT_KEYS["timm"])
         return {new: state[key] for key, new in keys.items()}
-    return weights.convert(ours, "huggingface" if library == "transformers" else library)
+    return convert(ours, "huggingface" if library == "transformers" else library)
 
 # %% ../nbs/510_peers.ipynb #a6cc5acc
 class Logits(nn.Module):

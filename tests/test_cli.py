@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from children import BIN, command
+from children import BIN, ROOT, command
 from PIL import Image, ImageFile
 
 from convnext_nb import cli, data, evaluation, folders, models, runs, weights
@@ -435,6 +435,17 @@ def test_ctrl_c_is_exit_code_130(monkeypatch, capsys):
         with pytest.raises(SystemExit) as stop:
             call()
         assert stop.value.code == 130 and capsys.readouterr().err.strip() == "interrupted"
+
+
+@pytest.mark.parametrize("name", ["cnx_eval", "cnx_bench", "cnx_proof"])
+def test_ctrl_c_while_torch_is_loaded(name, tmp_path):
+    (tmp_path / "torch.py").write_text("import time\nprint('here', flush=True)\ntime.sleep(60)\n")
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    process = subprocess.Popen([BIN / name], env=env, text=True, stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE)
+    assert process.stdout.readline() == "here\n"
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=30)[1] == "interrupted\n" and process.returncode == 130
 
 
 def test_predict_pictures_and_folders(tmp_path):

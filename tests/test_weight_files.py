@@ -1,5 +1,6 @@
 """Weight files: full disks, hostile and damaged files, and the hub."""
 import json
+import logging
 import os
 import pickle
 import resource
@@ -134,6 +135,28 @@ def hub(tmp_path, monkeypatch):
 def test_a_hub_out_of_reach(name, hub):
     with pytest.raises(ConnectionError, match="hub cannot be reached; connect, or give a file"):
         weights.load(on_meta(convnext.convnext_atto), name)
+
+
+def test_a_hub_that_does_not_answer(hub, monkeypatch, caplog):
+    "What huggingface_hub logs between its attempts is not shown: our line says all."
+    import huggingface_hub
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    for name in ("HTTPS_PROXY", "https_proxy"): monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("NO_PROXY", "no_proxy"): monkeypatch.delenv(name, raising=False)
+    waits = []
+    monkeypatch.setattr("time.sleep", waits.append)
+    huggingface_hub.close_session()  # the next one takes the proxy
+    logger = logging.getLogger("huggingface_hub")
+    logger.addHandler(caplog.handler)
+    try:
+        with pytest.raises(ConnectionError, match="hub cannot be reached; connect, or give a file"):
+            weights.load(on_meta(convnext.convnext_atto), "timm/convnext_atto.d2_in1k")
+        assert waits and not caplog.records
+        logger.warning("later")
+        assert [record.message for record in caplog.records] == ["later"]
+    finally:
+        logger.removeHandler(caplog.handler)
+        huggingface_hub.close_session()
 
 
 def test_a_hub_in_the_cache(hub, atto):

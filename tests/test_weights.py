@@ -12,7 +12,7 @@ from oracles import drawn, gap, images, on_meta, same, shapes
 from safetensors.torch import load_file
 from transformers import SwinConfig, SwinForImageClassification
 
-from convnext_nb import convnext, models, peers, proof, resnet, roadmap, swin, weights
+from convnext_nb import convnext, keys, models, peers, proof, resnet, roadmap, swin, weights
 
 SMALL_SWIN = dict(depths=(2, 2, 2, 2), dim=12, heads=(1, 2, 3, 4))
 
@@ -30,6 +30,13 @@ def drawn_swin(seed=0, **settings):
 @pytest.fixture(scope="module")
 def atto():
     return drawn(convnext.convnext_atto)
+
+
+def test_names_of_keys_are_in_weights_too():
+    "Users look for them there; they are defined once."
+    for name in ("convert", "key_map", "formats", "rules", "rename", "recognize", "timm_conv_mlp",
+                 "CONV_MLP", "CONVNEXT_KEYS", "RESNET_KEYS", "SWIN_KEYS"):
+        assert getattr(weights, name) is getattr(keys, name)
 
 
 # Keys and shapes
