@@ -203,7 +203,7 @@ def test_the_road_shows_what_the_networks_have(page):
         page.evaluate(f"$('walk').value = {at}; $('walk').oninput()")
         step = found[names[at]]
         assert page.input_value("#from") == step.parent and page.input_value("#to") == step.name
-        drawn = page.locator("#right > :not(.fading)").count()
+        drawn = page.locator("#right > [data-role]").count()
         assert drawn == len(draw.parts(step.name, stage=3)) > 5
         changes = page.eval_on_selector_all("#changes dt[data-field]",
                                             "all => all.map(one => one.dataset.field)")

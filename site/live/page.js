@@ -153,9 +153,8 @@ function topRow(k) {
   before.style.left = `calc(${100 * whole[k]}% - 1px)`;
   before.hidden = !hasChanged(k);
   name.textContent = className(k);
-  const points = Math.round(100 * (probabilities[k] - whole[k]));
-  const change = hasChanged(k) ? ` (${points < 0 ? "−" : "+"}${Math.abs(points)})` : "";
-  share.textContent = percent(probabilities[k]) + change;
+  share.textContent = percent(probabilities[k])
+    + (hasChanged(k) ? ` (was ${percent(whole[k])})` : "");
   return row;
 }
 

@@ -49,7 +49,7 @@ const REASONS = {  // step: why the paper took it
   ln: "Layer norm asks no other picture, and transformers use it. In a plain ResNet it does worse "
     + "than batch norm; after all the other changes it does no harm.",
   sep_ds: "Swin shrinks its maps between the stages. Without a norm wherever a map shrinks, "
-    + "training diverged; with them, this step gains most of the small ones.",
+    + "training diverged; with them, it is stable and gains.",
 };
 
 const COUNTS = ["nothing", "one thing", "two things", "three things", "four things", "five things"];
