@@ -79,7 +79,7 @@ function drawDiagram(element, boxes, others, most, moved, alone) {
     figure.style.clipPath = outline(box, most);
     figure.style.background = box.kind === "add" ? color("quiet") : ROAD.colors[box.kind];
     words.textContent = boxWords(box);
-    if (found.length) words.prepend(makeElement("em", `${found.join(", ")}: `));
+    if (found.length) words.prepend(makeElement("em", `${found.join(", ")} `));
     if (boxNumbers(box)) words.append(makeElement("small", boxNumbers(box)));
   }
   for (const row of there.values()) {  // boxes that are no more fade away
