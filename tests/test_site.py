@@ -161,6 +161,8 @@ def test_the_live_page_stands_first_in_the_sidebar(tab):
 
 def test_the_front_page_turns_a_step_back(tab):
     tab.goto((SITE / "index.html").as_uri())
+    first = tab.locator("article p", has_text="A ConvNeXt is").bounding_box()
+    assert first["y"] < tab.locator(".front-morph").bounding_box()["y"]
     buttons = tab.locator(".front-morph button")
     now = "document.querySelector('.front-morph svg').getCurrentTime()"
     tab.evaluate("document.querySelector('.front-morph svg').setCurrentTime(3.7)")

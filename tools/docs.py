@@ -440,9 +440,8 @@ def main() -> int:
     for name in order:
         convert(PROC / name, meanings(nbformat.read(NBS / name, as_version=4)))
     index = nbformat.read(PROC / "index.ipynb", as_version=4)
-    what, _, rest = index.cells[1].source.partition("\n\n")  # what a ConvNeXt is comes first
-    index.cells[1].source = rest
-    index.cells[1:1] = [new_markdown_cell(what), new_markdown_cell(front())]
+    what, _, rest = index.cells[2].source.partition("\n\n")  # what a ConvNeXt is comes first;
+    index.cells[1:3] = [new_markdown_cell(text) for text in (what, front(), rest)]  # [1]: a comment
     index.cells.append(new_markdown_cell(contents(order[1:])))
     nbformat.write(index, PROC / "index.ipynb")
     (PROC / "api.md").write_text(api_page(homes(order[1:])), encoding="utf-8")
