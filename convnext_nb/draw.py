@@ -731,15 +731,30 @@ def where(
 
 # %% ../nbs/640_draw.ipynb #3fc8bec5
 class Moving(Picture):
-    "A picture that moves, with a button that stops it."
+    "A picture that moves through frames of `hold` seconds each; buttons stop it and turn frames."
+    hold = 1.8
+    frames = 1
+
     def _repr_html_(self):
-        press = ("const s=this.previousElementSibling;"
-                 "s.animationsPaused()?s.unpauseAnimations():s.pauseAnimations()")
-        button = f'<button type="button" onclick="{press}">pause / go on</button>'
-        return f"<div>{self.svg()}<br>{button}</div>"
+        find = "const s=this.closest('div').querySelector('svg');"
+        press = (find + "const p=s.animationsPaused();p?s.unpauseAnimations():s.pauseAnimations();"
+                 "this.textContent=p?'pause':'play'")
+        buttons = [_button(find + self._turn(-1), "◂ back"), _button(press, "pause"),
+                   _button(find + self._turn(1), "next ▸")]
+        return f"<div>{self.svg()}<br>{' '.join(buttons)}</div>"
+
+    def _turn(self, by):
+        "JavaScript that stops at the frame before or after."
+        return (f"const n={self.frames},h={self.hold:g},i=Math.floor(s.getCurrentTime()/h+.01);"
+                f"s.setCurrentTime((i+{by}+n)%n*h);s.pauseAnimations();"
+                "this.parentElement.querySelectorAll('button')[1].textContent='play'")
+
+def _button(press, words): return f'<button type="button" onclick="{press}">{words}</button>'
 
 _MOTION = (".cnx-still{display:none}@media(prefers-reduced-motion:reduce)"
            "{.cnx-still{display:inline}.cnx-moving{display:none}}")
+
+_SUDDEN = {"calcMode": "discrete"}   # words that fade into each other cannot be read
 
 def _animate(attribute, values, seconds, tag="animate", **more):
     "SVG's animation of an attribute through one value per frame; nothing if it never changes."
@@ -762,7 +777,7 @@ def _filled(values):
 
 # %% ../nbs/640_draw.ipynb #e8532c83
 def _moving_box(role, frames, tops, most, seconds):
-    "A box through all frames: it moves, changes its outline and its words, and comes and goes."
+    "A box through all frames: it moves, comes and goes; a thick outline says it has changed."
     boxes = [next((box for box in frame if box["role"] == role), None) for frame in frames]
     there = ["0" if box is None else "1" for box in boxes]
     known = _filled(boxes)
@@ -775,16 +790,28 @@ def _moving_box(role, frames, tops, most, seconds):
     if role == "add":
         inside.append(_shape_of(shown, 105, 0, most, 88))
     else:
-        inside.append(_tag("polygon", _animate("points", outlines, seconds), points=outlines[0],
-                           fill=COLORS[shown["kind"]], stroke="currentColor", stroke_width=0.6))
+        marked = ["3" if new else "0.6" for new in _changed(boxes, y)]
+        inside.append(_tag("polygon", _animate("points", outlines, seconds),
+                           _animate("stroke-width", marked, seconds, **_SUDDEN),
+                           points=outlines[0], fill=COLORS[shown["kind"]], stroke="currentColor",
+                           stroke_width=0.6))
     lines = [(_words(box), _numbers(box))
              for box in known]
     for words, numbers in dict.fromkeys(lines):
         seen = ["1" if line == (words, numbers) else "0" for line in lines]
         label = _text(212, 16 if numbers else _height(shown) / 2 + 4, words)
-        inside.append(_tag("g", _animate("opacity", seen, seconds), label,
+        inside.append(_tag("g", _animate("opacity", seen, seconds, **_SUDDEN), label,
                            _text(212, 28, numbers, 10, True), opacity=seen[0]))
     return _tag("g", *inside, data_role=role, transform=f"translate(0 {y[0]:g})", opacity=there[0])
+
+def _changed(boxes, y):
+    "For each frame, whether the box has come, has another width or label, or has moved up."
+    def look(box): return box and (_words(box), _numbers(box))
+    found = [False]
+    for i in range(1, len(boxes)):
+        other = look(boxes[i]) != look(boxes[i - 1])
+        found.append(boxes[i] is not None and (other or y[i] < y[i - 1] - 60))
+    return found
 
 # %% ../nbs/640_draw.ipynb #2c42bd5e
 def _road(a, b, regime):
@@ -824,7 +851,10 @@ def morph(
     groups = [_tag("g", *drawn, **{"class": "cnx-moving"}),
               _tag("g", *still, **{"class": "cnx-still"})]
     said = " ".join(f"{s.label}: {', '.join(map(_said, boxes))}." for s, boxes in zip(way, frames))
-    return Moving(groups, max(heights) + 16, f"The block from {a} to {b}", said, style=_MOTION)
+    moving = Moving(groups, max(heights) + 16, f"The block from {a} to {b}", said, style=_MOTION)
+    moving.hold = hold
+    moving.frames = len(way)
+    return moving
 
 # %% ../nbs/640_draw.ipynb #b00a2704
 def _stacked(frames):
@@ -845,9 +875,10 @@ def _captions(way, seconds):
     drawn = []
     for i, s in enumerate(way):
         seen = ["1" if i == j else "0" for j in range(len(way))]
-        words = [_text(0, 16, s.label, 14, font_weight="bold"),
-                 _text(0, 32, f"ImageNet top-1 {s.top1} % in the paper", 10, True)]
-        drawn.append(_tag("g", _animate("opacity", seen, seconds), *words, opacity=seen[0]))
+        right = f"in the paper, right on {s.top1} % of ImageNet's pictures (top-1)"
+        words = [_text(0, 16, s.label, 14, font_weight="bold"), _text(0, 32, right, 10, True)]
+        turn = _animate("opacity", seen, seconds, **_SUDDEN)
+        drawn.append(_tag("g", turn, *words, opacity=seen[0]))
     return drawn
 
 def _moving_lines(tops, ends, seconds):

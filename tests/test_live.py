@@ -145,6 +145,7 @@ def test_parts_can_be_switched_off_and_put_back(page):
 
 def test_hiding_a_part_moves_the_answer_and_a_sweep_makes_a_map(page):
     before = settled(page)
+    page.hover("#seen")
     page.hover("#picture")
     page.wait_for_function("state.patch && !running")
     assert settled(page) != before
@@ -202,14 +203,132 @@ def test_the_road_shows_what_the_networks_have(page):
         page.evaluate(f"$('walk').value = {at}; $('walk').oninput()")
         step = found[names[at]]
         assert page.input_value("#from") == step.parent and page.input_value("#to") == step.name
-        drawn = page.locator("#right > :not(.fading)").count()
+        drawn = page.locator("#right > [data-role]").count()
         assert drawn == len(draw.parts(step.name, stage=3)) > 5
-        changes = page.locator("#changes dt").all_inner_texts()
-        assert [name.replace(" ", "_") for name in changes] == list(
-            roadmap.diff(found[step.parent], step))
+        changes = page.eval_on_selector_all("#changes dt[data-field]",
+                                            "all => all.map(one => one.dataset.field)")
+        assert changes == list(roadmap.diff(found[step.parent], step))
+        assert "undefined" not in page.inner_text("#changes") + page.inner_text("#road-why")
         assert f"{step.top1:.2f} %" in page.inner_text("#road-table")
     page.select_option("#from", "base")
     assert "25.6 M" in page.inner_text("#road-table")
+
+
+def test_the_road_starts_where_something_is_seen_and_says_how_much_changes(page):
+    page.evaluate("$('walk').value = $('walk').defaultValue; 0")
+    assert page.evaluate("REASONS[walk[1].name].length") > 20
+    page.evaluate("$('walk').value = $('walk').max; $('walk').oninput()")
+    assert "bundles five things" in page.inner_text("#changes-said")
+    assert "starting at 0.000001 (training changes it)" in page.inner_text("#changes")
+    assert page.is_visible("#right .skip")
+    link = page.get_attribute("#road a[href^=measured]", "href")
+    assert link == "measured.html#why-do-the-last-steps-lose"
+
+
+def open_block(page, stage, block):
+    page.evaluate(f"openBlock({stage}, {block})")
+
+
+def test_without_its_convolution_a_block_shows_no_sum(page):
+    settled(page)
+    open_block(page, 1, 1)
+    page.click("#no-depthwise")
+    settled(page)
+    assert page.inner_text("#terms").startswith("switched off: out = in")
+    assert "products" not in page.inner_text("#conv-said")
+    assert page.evaluate("$('filter').classList.contains('off')")
+    page.click("#restore")
+    settled(page)
+    assert "from 45 more" in page.inner_text("#terms") or "more" in page.inner_text("#terms")
+    assert not page.evaluate("$('filter').classList.contains('off')")
+
+
+def test_a_block_that_is_off_hands_on_its_input(page):
+    open_block(page, 2, 3)
+    page.click("#chip-2-3 input")
+    settled(page)
+    same = """() => { const {input, output} = state.trace.stages[2].blocks[3];
+      return input.every((v, i) => v === output[i]); }"""
+    assert page.evaluate(same)
+    said = page.inner_text("#sum-said")
+    assert "stays" in said and "switched off" in said and "=" not in said
+    assert page.locator(".card.off").count() == 5
+    page.click("#restore")
+    settled(page)
+    assert not page.evaluate(same) and page.locator(".card.off").count() == 0
+
+
+def test_every_panel_says_why_and_leads_to_a_chapter(page):
+    reasons = page.locator("#strip .why")
+    assert reasons.count() == 7
+    for reason in reasons.all():
+        assert reason.inner_text().startswith("Why:") and reason.locator("a").count() == 1
+
+
+def test_a_measured_unit_is_forgotten_when_another_is_chosen(page):
+    others = ("openBlock(2, 1)", "choosePixel(0, 1)", "$('channel').value = 7; "
+              "$('channel').onchange({target: $('channel')})", "$('after').onclick()")
+    page.evaluate("$('side').value = 32")
+    for change in others:
+        page.click("#measure")
+        page.wait_for_function("state.heat && !sweeping", timeout=TIMEOUT)
+        assert "Orange" in page.inner_text("#peek-said")
+        page.evaluate(change)
+        assert page.evaluate("state.heat") is None
+        assert "Orange" not in page.inner_text("#peek-said")
+    page.evaluate("$('side').value = 16")
+
+
+def test_small_maps_keep_their_order_and_open_their_channel(page):
+    before = page.evaluate("shownChannels.map(one => [...one])")
+    page.click("#no-depthwise")
+    settled(page)
+    assert page.evaluate("shownChannels") == before
+    page.click("#restore")
+    settled(page)
+    page.locator("#way canvas").nth(3).click(position={"x": 5, "y": 5})
+    found = page.evaluate("[state.open.stage, state.open.block, state.open.channel]")
+    assert found == [2, 5, before[3][0]]
+    assert page.locator("#way .numbers").nth(3).inner_text().split() == list(map(str, before[3]))
+
+
+def test_the_last_block_has_no_next_and_the_picture_stays_in_sight(page):
+    open_block(page, 3, 1)
+    assert page.is_disabled("#after") and page.is_enabled("#before")
+    page.locator("#panel-7").scroll_into_view_if_needed()
+    box = page.locator("#peek").bounding_box()
+    assert 0 <= box["y"] < 100
+    assert page.inner_text("#peek-answer")
+
+
+def test_the_answer_says_what_changed_and_how_good_it_is(page, network):
+    page.evaluate("scrollTo(0, 0)")
+    assert page.is_hidden("#top-legend")
+    page.click("#no-depthwise")
+    settled(page)
+    assert page.is_visible("#top-legend")
+    first = page.evaluate("className(ranking(state.whole)[0])")
+    assert first in page.inner_text("#top")  # even where it has dropped out of the five
+    page.click("#restore")
+    settled(page)
+    known = page.locator(".known")
+    assert f"{live.accuracy(live.best_shipped()):.0f} of 100" in known.inner_text()
+    assert f"only these {len(network[2])} things" in known.inner_text()
+
+
+def test_the_page_knows_its_network_from_the_card(tmp_path):
+    better = tmp_path / "better.safetensors"
+    better.with_suffix(".md").write_text("| validation | 71.25 % | 90.00 % |\n")
+    found = live.knowledge(better, ("n00000001 red kite", "disc"))
+    assert "71 of 100" in found["accuracy_words"] and found["class_count"] == "2"
+    assert found["class_list"] == "disc<br>red kite" and found["shapes_words"] == ""
+    assert "none of its things" in live.knowledge(better, ("n00000001 red kite",))["shapes_words"]
+
+
+def test_every_step_and_field_has_words(page):
+    unnamed = page.evaluate("Object.keys(walk[0].fields).filter(key => !FIELDS[key])")
+    unsaid = page.evaluate("walk.slice(1).filter(step => !REASONS[step.name])")
+    assert (unnamed, unsaid) == ([], [])
 
 
 def test_nothing_went_wrong_and_nothing_was_asked_of_another_host(page):
@@ -217,10 +336,21 @@ def test_nothing_went_wrong_and_nothing_was_asked_of_another_host(page):
 
 
 def test_a_phone_shows_all_of_it(browser, site):
-    phone = browser.new_page(viewport={"width": 390, "height": 844})
+    phone = browser.new_page(viewport={"width": 390, "height": 844}, has_touch=True,
+                             is_mobile=True)
     phone.goto((site / "live.html").as_uri())
     phone.wait_for_selector("html[data-ready=ran]", timeout=TIMEOUT)
     assert phone.evaluate("document.documentElement.scrollWidth") == 390
+    before = settled(phone)
+    phone.tap("#picture")  # puts the patch there, and it stays
+    phone.wait_for_function("state.patch && !running")
+    assert settled(phone) != before
+    phone.tap("#picture")
+    phone.wait_for_function("!state.patch && !running")
+    assert settled(phone) == before
+    sizes = phone.eval_on_selector_all(".chip button, .chip label",
+                                       "all => all.map(one => one.getBoundingClientRect().height)")
+    assert min(sizes) >= 32
     phone.close()
 
 

@@ -127,6 +127,50 @@ def test_search_finds_where_it_is_taught(tab, words, page):
     assert any(page in link for link in found[:6]), found[:8]
 
 
+@pytest.mark.parametrize("words, page", [
+    ("layer norm", "layers.html"), ("layer scale", "layers.html"), ("live", "live.html"),
+    ("play", "live.html"), ("receptive field", "inverted.html")])
+def test_search_puts_the_page_that_teaches_it_first(tab, words, page):
+    tab.wrong.clear()
+    tab.goto((SITE / "search.html").as_uri() + f"?q={words.replace(' ', '+')}")
+    tab.wait_for_function("Search.title && Search.title.innerText === 'Search Results'")
+    first = tab.get_attribute("#search-results li a >> nth=0", "href")
+    assert first.partition("#")[0] == page
+    assert tab.wrong == []  # a file asks for no other file
+
+
+def test_search_shows_sentences_of_a_page(tab):
+    tab.goto((SITE / "search.html").as_uri())
+    page = ('<div role="main"><h1>Norms</h1><p class="chapter-links"><a>Open in Colab</a></p>'
+            "<svg><desc>batch norm, ReLU</desc></svg><p>A year after</p><p>that</p></div>")
+    shown = tab.evaluate("page => Search.htmlToText(page)", page)
+    assert shown.split() == ["Norms", "A", "year", "after", "that"]
+
+
+def test_the_live_page_stands_first_in_the_sidebar(tab):
+    tab.goto((SITE / "cost.html").as_uri())
+    assert tab.locator(".sidebar-tree a").first.get_attribute("href") == "live.html"
+    tab.goto((SITE / "live.html").as_uri())
+    assert tab.locator(".book a[href='index.html']").count() == 1
+    tab.wait_for_selector("html[data-ready=ran]", timeout=30_000)
+    before = tab.evaluate("document.documentElement.dataset.theme")
+    tab.click("#theme")
+    assert tab.evaluate("document.documentElement.dataset.theme") != before
+    tab.evaluate("localStorage.clear()")
+
+
+def test_the_front_page_turns_a_step_back(tab):
+    tab.goto((SITE / "index.html").as_uri())
+    first = tab.locator("article p", has_text="A ConvNeXt is").bounding_box()
+    assert first["y"] < tab.locator(".front-morph").bounding_box()["y"]
+    buttons = tab.locator(".front-morph button")
+    now = "document.querySelector('.front-morph svg').getCurrentTime()"
+    tab.evaluate("document.querySelector('.front-morph svg').setCurrentTime(3.7)")
+    buttons.first.click()
+    assert abs(tab.evaluate(now) - 1.8) < 0.01
+    assert buttons.nth(1).inner_text() == "play"
+
+
 def test_sidebar_shows_where_we_are(tab):
     tab.set_viewport_size({"width": 1280, "height": 800})
     tab.goto((SITE / "fast.html").as_uri())

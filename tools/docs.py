@@ -191,8 +191,7 @@ def without_entry(module_name: str, documented: set[str]) -> list[str]:
         if name in documented: continue
         value = getattr(module, name)
         if callable(value): about = f"`{name}{signature(value)}`\n\n{getdoc(value) or ''}"
-        elif isinstance(value, str | int | float): about = f"A constant: `{value!r}`."
-        else: about = f"A constant: {type(value).__name__} of {len(value)}."
+        else: about = f"A{about_constant(value)[1:]}."
         entries.append(f"### {name}\n\n{about}")
     return entries
 
@@ -246,24 +245,56 @@ def contents(chapters: list[str]) -> str:
         pages = [page(name) for name in chapters if name.startswith(str(part["number"]))]
         caption = f":caption: {part['number']}. {part['title']}"
         blocks.append("\n".join(["```{toctree}", ":hidden:", caption, "", *pages, "```"]))
+    blocks.insert(0, "```{toctree}\n:hidden:\n:caption: Play\n\nlive\n```")
     blocks.append("```{toctree}\n:hidden:\n:caption: Reference\n\napi\n```")
     return "\n\n".join(blocks)
 
 
+def live_page() -> str:
+    "A page for the sidebar and the search; `tools/live.py` puts the real one in its place."
+    return """# Live: look through a ConvNeXt
+
+Play with a ConvNeXt that runs in your browser, on your own picture: a photograph, the camera, a
+sketch. See its top five answers, hide a part of the picture, open any block, look at its depthwise
+convolution, layer norm, GELU, layer scale and residual connection, measure a receptive field, and
+switch parts off. An explorer of the roadmap shows any two steps side by side.
+"""
+
+
+def about_constant(value) -> str:
+    "What a constant is: its value where that is short, else its type and length."
+    if isinstance(value, str | int | float): return f"a constant: `{value!r}`"
+    return f"a constant: {type(value).__name__} of {len(value)}"
+
+
 def api_page(homes: dict[str, str]) -> str:
-    "One index of all public names: name, module, what it is for; {module: page}."
+    "One index of all public names by letter: name, module, what it is for; {module: page}."
     every, rows = symbols(), []
     for module_name, home in homes.items():
         module = import_module(f"convnext_nb.{module_name}")
         for name in getattr(module, "__all__", []):
             value = getattr(module, name)
             target = every.get(name, {}).get(module_name) or f"{home}.html#{anchor(name)}"
-            first = (getdoc(value) or "").partition("\n")[0] if callable(value) else "a constant"
+            first = (getdoc(value) or "").partition("\n")[0] if callable(value) else (
+                about_constant(value))
             rows.append((name, module_name, target.replace(".html#", ".ipynb#"), first))
-    lines = [f"| [`{name}`]({target}) | {module} | {first.replace('|', '/')} |"
-             for name, module, target, first in sorted(rows, key=lambda r: r[0].lower())]
-    return "\n".join(["# All names", "", "> Where is the function or class that I need?", "",
-                      "| name | module | what it is |", "|---|---|---|", *lines, ""])
+    by_letter = {}
+    for name, module, target, first in sorted(rows, key=lambda r: r[0].lower()):
+        line = f"| [`{name}`]({target}) | {module} | {first.replace('|', '/')} |"
+        by_letter.setdefault(name[0].upper(), []).append(line)
+    text = ["# All names", "", "> Where is the function or class that I need?", "",
+            " ".join(f"[{letter}](#{letter.lower()})" for letter in by_letter), ""]
+    for letter, lines in by_letter.items():
+        text += [f"## {letter}", "", "| name | module | what it is |", "|---|---|---|", *lines, ""]
+    return "\n".join(text)
+
+
+def scorer() -> str:
+    "The script that orders what a search finds; it knows where the glossary's terms are taught."
+    terms = {entry["term"].lower(): page(entry["chapter"])
+             for entry in json.loads((NBS / "glossary.json").read_text(encoding="utf-8"))}
+    source = (ROOT / "tools" / "sphinx" / "scorer.js").read_text(encoding="utf-8")
+    return f"const TAUGHT = {json.dumps(terms)};\n{source}"
 
 
 def anchor(heading: str) -> str:
@@ -409,10 +440,13 @@ def main() -> int:
     for name in order:
         convert(PROC / name, meanings(nbformat.read(NBS / name, as_version=4)))
     index = nbformat.read(PROC / "index.ipynb", as_version=4)
-    index.cells.insert(1, new_markdown_cell(front()))
+    what, _, rest = index.cells[2].source.partition("\n\n")  # what a ConvNeXt is comes first;
+    index.cells[1:3] = [new_markdown_cell(text) for text in (what, front(), rest)]  # [1]: a comment
     index.cells.append(new_markdown_cell(contents(order[1:])))
     nbformat.write(index, PROC / "index.ipynb")
     (PROC / "api.md").write_text(api_page(homes(order[1:])), encoding="utf-8")
+    (PROC / "live.md").write_text(live_page(), encoding="utf-8")
+    (PROC / "scorer.js").write_text(scorer(), encoding="utf-8")
     print("== Rendering the pages (Sphinx)", flush=True)
     site = PROC / "html"  # inside _proc, where myst-nb may leave its jupyter_execute/
     code = sphinx(["-q", "-W", "-n", "--keep-going", "-c", str(ROOT / "tools" / "sphinx"),

@@ -17,8 +17,8 @@ from convnext_nb import convnext, data, draw, models, shapes
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "site" / "live"
 IN_WORKER = ("safetensors.js", "network.js", "picture.js", "worker.js")
-SCRIPTS = ("drawing.js", "network.js", "picture.js", "data.js", "page.js", "way.js", "hide.js",
-           "block.js", "input.js", "steps.js", "road.js",
+SCRIPTS = ("drawing.js", "network.js", "picture.js", "data.js", "steps.js", "page.js", "hide.js",
+           "reasons.js", "road.js", "way.js", "panels.js", "block.js", "input.js",
            "weights.js")  # last: the page is there before them
 PHOTOS = {  # file: (what it shows, whose it is, as scikit-image's `skimage.data` says)
     "coffee.jpg": ("a cup of espresso", "the coffee cup by Rachel Michetti, courtesy of Pikolo "
@@ -46,7 +46,13 @@ def best_shipped() -> Path:
     return max(models.shipped().values(), key=accuracy)
 
 
-def describe(net: convnext.ConvNeXt, preprocessing: data.Preprocessing, classes) -> dict:
+def metadata(path: Path) -> dict[str, str]:
+    "What a file of weights says about itself."
+    with safe_open(path, "pt") as f: return f.metadata()
+
+
+def describe(net: convnext.ConvNeXt, preprocessing: data.Preprocessing, classes,
+             layer_scale: float | None) -> dict:
     "Everything that the page must know about a network besides its weights."
     if not isinstance(net, convnext.ConvNeXt) or "stages.0.0.grn.gamma" in net.state_dict():
         raise SystemExit(f"the live page runs ConvNeXt V1, not {type(net).__name__} with GRN")
@@ -56,6 +62,7 @@ def describe(net: convnext.ConvNeXt, preprocessing: data.Preprocessing, classes)
         "dims": [state[f"stages.{s}.0.norm.weight"].numel() for s in range(len(net.stages))],
         "kernel": state["stages.0.0.dwconv.weight"].shape[-1],
         "stem": net.stem_stride,
+        "layer_scale": layer_scale,  # the start value
         "classes": list(classes),
         **preprocessing.to_dict(),
     }
@@ -118,6 +125,26 @@ def still(net, image: Image.Image, preprocessing) -> Image.Image:
     return strip.quantize(128)
 
 
+def buttons(pictures) -> str:
+    "A button for each picture to try."
+    return "\n".join(f'<button><img src="{url}" alt="Try {shows}" title="{shows}"></button>'
+                     for shows, url, _, _ in pictures)
+
+
+def knowledge(path: Path, classes) -> dict[str, str]:
+    "How good the network is and what it knows, in words, from its card and its class names."
+    names = sorted((re.sub(r"^n\d{8} ", "", name) for name in classes), key=str.lower)
+    measured = accuracy(path)
+    known = any(name in DRAWN for name in names)
+    return {
+        "accuracy_words": f"It is right first time on {measured:.0f} of 100 pictures that it was "
+                          "tested on." if measured else "",
+        "class_count": str(len(names)),
+        "class_list": "<br>".join(map(html.escape, names)),
+        "shapes_words": "" if known else " (none of its things: to look inside)",
+    }
+
+
 def fill(template: str, **values: str) -> str:
     "The template with every {{name}} replaced; KeyError for a name that is not given."
     return re.sub(r"\{\{(\w+)\}\}", lambda m: values[m[1]], template)
@@ -125,26 +152,23 @@ def fill(template: str, **values: str) -> str:
 
 def page(net, preprocessing, classes, path: Path) -> str:
     "The text of live.html."
-    with safe_open(path, "pt") as f: about = f.metadata()
+    about = metadata(path)
     pictures = examples()
     with torch.no_grad(): strip = still(net, pictures[0][2], preprocessing)
     (guess, chance), = models.classify(net, [pictures[0][2]], preprocessing, classes, top=1)[0]
-    buttons = "\n".join(f'<button><img src="{url}" alt="Try {shows}" title="{shows}"></button>'
-                        for shows, url, _, _ in pictures)
-    photos = "; ".join(source for *_, source in pictures if source)
-    measured = accuracy(path)
+    sources = "; ".join(source for *_, source in pictures if source)
     return fill(
         (SOURCE / "index.html").read_text(encoding="utf-8"),
         millions=f"{sum(p.numel() for p in net.parameters()) / 1e6:.1f}",
         megabytes=f"{path.stat().st_size * 4 / 3 / 1e6:.0f}",
         shows=pictures[0][0], guess=html.escape(f"{guess.partition(' ')[2]} ({chance:.0%})"),
         strip=data_url(strip, "png"), strip_width=str(strip.width),
-        examples=buttons, name=path.name, data=html.escape(about.get("data", "")),
+        photos=buttons(pictures[:len(PHOTOS)]), figures=buttons(pictures[len(PHOTOS):]),
+        name=path.name, data=html.escape(about.get("data", "")),
         input_words=f"{preprocessing.size} x {preprocessing.size} pixels go in.",
-        accuracy=f"Right first time on {measured:.0f} % of the validation images. "
-                 if measured else "",
+        **knowledge(path, classes),
         terms=html.escape(about.get("terms", "")) + ".",
-        credits=f"Photographs, cropped, from scikit-image's data: {photos}. "
+        credits=f"Photographs, cropped, from scikit-image's data: {sources}. "
                 "The figures are drawn by this project.",
         scripts="\n".join(f'<script src="live/{name}"></script>' for name in SCRIPTS))
 
@@ -158,7 +182,9 @@ def build(site: Path) -> None:
     for source in [*SOURCE.glob("*.js"), SOURCE / "live.css"]:
         (folder / source.name).write_bytes(source.read_bytes())
     worker = "\n".join((SOURCE / name).read_text(encoding="utf-8") for name in IN_WORKER)
-    about = {"config": describe(net, preprocessing, classes), "worker": worker}
+    network_args = json.loads(metadata(path)["network_args"])
+    start = network_args.get("layer_scale", 1e-6) or None
+    about = {"config": describe(net, preprocessing, classes, start), "worker": worker}
     (folder / "data.js").write_text(
         '"use strict";\n// Made by tools/live.py: the network\'s sizes, the text of the worker.\n'
         f"const LIVE = {json.dumps(about)};\n", encoding="utf-8")

@@ -104,40 +104,54 @@ function drawPixels(canvas, bytes, side) {
   pen.putImageData(image, 0, 0);
 }
 
-// A bar for every number, up or down from zero. `mark` is lit; `lines` are drawn across.
+// A bar for every number, up or down from zero, with the largest number of the scale written at the
+// left. `mark` is lit; `lines` are drawn across.
+const AXIS = 0.13;  // of the width
 function drawBars(canvas, values,
-                  {top = largest(values), mark = -1, lines = [], height = 74} = {}) {
-  const width = 240, middle = height / 2, step = width / values.length;
+                  {top = largest(values), mark = -1, lines = [], height = 74, axis = AXIS} = {}) {
+  const width = 240, middle = height / 2, left = width * axis, step = (width - left) / values.length;
   const pen = sharp(canvas, width, height);
+  const y = v => middle - Math.max(-1, Math.min(1, v / top)) * (middle - 3);
   pen.fillStyle = color("faint");
-  pen.fillRect(0, middle - 0.5, width, 1);
-  const bar = i => {
-    const long = Math.max(-1, Math.min(1, values[i] / top)) * (middle - 3);
-    pen.fillRect(i * step, long < 0 ? middle : middle - long,
-                 Math.max(step - (step > 3 ? 1 : 0), i === mark ? 2.5 : 0.6), Math.abs(long));
-  };
-  for (let i = 0; i < values.length; i++) {
-    pen.fillStyle = css(signed(values[i] < 0 ? -0.85 : 0.85));
-    bar(i);
-  }
+  pen.fillRect(left, middle - 0.5, width - left, 1);
+  values.forEach((v, i) => {
+    pen.fillStyle = css(signed(v < 0 ? -0.85 : 0.85));
+    const wide = Math.max(step - (step > 3 ? 1 : 0), i === mark ? 2.5 : 0.6);
+    pen.fillRect(left + i * step, Math.min(y(v), middle), wide, Math.abs(y(v) - middle));
+  });
   if (mark >= 0) {
     pen.fillStyle = color("mark");
-    pen.fillRect((mark + 0.5) * step - 0.75, 0, 1.5, height);
+    pen.fillRect(left + (mark + 0.5) * step - 0.75, 0, 1.5, height);
   }
-  for (const value of lines) {
-    pen.fillStyle = color("ink");
-    pen.fillRect(0, middle - value / top * (middle - 3) - 0.5, width, 1);
-  }
+  pen.fillStyle = color("ink");
+  for (const value of lines) pen.fillRect(left, y(value) - 0.5, width - left, 1);
+  if (!axis) return;
+  const words = top.toPrecision(2);
+  writeScale(pen, [[words, 9], ["0", middle + 4], [`−${words}`, height - 1]], left - 4);
+}
+
+// Numbers beside an axis, right-aligned at x.
+function writeScale(pen, marks, x) {
+  pen.fillStyle = color("quiet");
+  pen.font = "10px system-ui, sans-serif";
+  pen.textAlign = "right";
+  for (const [words, y] of marks) pen.fillText(words, x, y);
+}
+
+// Which bar lies at a share of the width, from 0 to 1.
+function barAt(share, count) {
+  const at = Math.floor((share - AXIS) / (1 - AXIS) * count);
+  return Math.min(count - 1, Math.max(0, at));
 }
 
 // The curve of an activation between -4 and 4, and a dot on it for every number that went in.
 function drawCurve(canvas, fn, dots) {
-  const width = 240, height = 110;
-  const x = v => (v + 4) / 8 * width, y = v => height - 14 - v / 4.4 * 90;
+  const width = 240, height = 124;
+  const x = v => (v + 4) / 8 * width, y = v => height - 28 - v / 4.4 * 90;
   const pen = sharp(canvas, width, height);
   pen.fillStyle = color("faint");
   pen.fillRect(0, y(0), width, 1);
-  pen.fillRect(x(0), 0, 1, height);
+  pen.fillRect(x(0), 0, 1, height - 14);
   pen.beginPath();
   for (let v = -4; v <= 4; v += 0.05) pen.lineTo(x(v), y(fn(v)));
   pen.strokeStyle = color("quiet");
@@ -150,4 +164,7 @@ function drawCurve(canvas, fn, dots) {
     pen.arc(x(at), y(fn(at)), 2.4, 0, 7);
     pen.fill();
   }
+  writeScale(pen, [["−4", height - 2]], 14);
+  writeScale(pen, [["4", height - 2]], width);
+  writeScale(pen, [["in: 0", height - 2], ["4", y(4) + 4]], x(0) + 10);
 }

@@ -18,17 +18,30 @@ function uncover() {
   run();
 }
 
+// A mouse hides what it points at. A finger, which also scrolls, taps: once to put the patch there,
+// and once more on the patch to take it away.
+function middleOf(event) {
+  const {left, top, width} = event.target.getBoundingClientRect(), cell = width / config.size;
+  return {row: (event.clientY - top) / cell, col: (event.clientX - left) / cell};
+}
+
+function hideAround({row, col}) { hide(row - patchSide() / 2, col - patchSide() / 2); }
+
+function tap(event) {
+  const {row, col} = middleOf(event), {patch} = state;
+  const within = (v, start) => v >= start && v < start + patch.side;
+  if (patch && within(row, patch.row) && within(col, patch.col)) uncover();
+  else hideAround({row, col});
+}
+
 for (const id of ["picture", "seen"]) {
-  const canvas = $(id);
-  const follow = event => {
-    if (!state.seen || sweeping) return;
-    const {left, top, width} = canvas.getBoundingClientRect();
-    const cell = width / config.size, half = patchSide() / 2;
-    hide((event.clientY - top) / cell - half, (event.clientX - left) / cell - half);
+  const canvas = $(id), isFree = () => state.seen && !sweeping;
+  const isMouse = event => event.pointerType === "mouse";
+  canvas.onpointermove = event => {
+    if (isFree() && isMouse(event) && hasMoved(event)) hideAround(middleOf(event));
   };
-  canvas.onpointermove = follow;
-  canvas.onpointerdown = follow;
-  canvas.onpointerleave = uncover;
+  canvas.onpointerleave = event => { if (isMouse(event)) uncover(); };
+  canvas.onclick = event => { if (isFree() && !isMouse(event)) tap(event); };
 }
 
 $("picture").onkeydown = event => {
@@ -44,25 +57,32 @@ $("picture").onblur = uncover;
 
 $("side").oninput = () => { $("side-said").textContent = patchSide(); };
 
+const POINT = matchMedia("(hover: none)").matches
+  ? "Tap either picture to hide a part of it; tap the gray patch to take it away."
+  : "Point at either picture to hide a part of it.";
+
 // The sweep: the worker puts the patch everywhere and reports after each place. A pixel's heat is
 // the mean over all patches that hid it. What is measured is either how far the first guess fell,
 // or how much the chosen unit changed.
 let sweeping = null;
-function startSweep(measure, words) {
+const BUTTONS = {class: ["sweep", "Sweep"], unit: ["measure", "Measure what it depends on"]};
+
+function startSweep(measure, line, words) {
   if (!state.seen) return;
-  stopSweep();
+  clearHeat();
   const {size} = config, side = patchSide();
   const best = state.probabilities.indexOf(Math.max(...state.probabilities));
-  sweeping = {id: ++lastId, measure, words, best, before: state.probabilities[best],
+  sweeping = {id: ++lastId, measure, line, words, best, before: state.probabilities[best],
               sum: new Float32Array(size ** 2), count: new Float32Array(size ** 2)};
+  state.heatOf = measure;
   worker.postMessage({id: sweeping.id, task: "sweep", seen: state.seen, off: state.off, side,
                       step: Math.max(4, side / 2), watch: {...state.open}});
-  $("sweep").textContent = "Stop";
+  $(BUTTONS[measure][0]).textContent = "Stop";
 }
 
 function sweepStep({id, patch, probabilities, change, done}) {
   if (!sweeping || sweeping.id !== id) return;
-  const {sum, count, measure, best, before, words} = sweeping, {size} = config;
+  const {sum, count, measure, line, best, before, words} = sweeping, {size} = config;
   const value = measure === "class" ? before - probabilities[best] : change;
   for (let r = patch.row; r < patch.row + patch.side; r++)
     for (let c = patch.col; c < patch.col + patch.side; c++) {
@@ -71,7 +91,7 @@ function sweepStep({id, patch, probabilities, change, done}) {
     }
   state.heat = sum.map((v, i) => count[i] ? v / count[i] : 0);
   state.patch = done < 1 ? patch : null;
-  $("seen-said").textContent = `${words(best, before)} ${done < 1 ? percent(done) : ""}`;
+  $(line).textContent = `${words(best, before)} ${done < 1 ? percent(done) : ""}`;
   if (done === 1) stopSweep();
   drawPictures();
 }
@@ -79,29 +99,45 @@ function sweepStep({id, patch, probabilities, change, done}) {
 function stopSweep() {
   if (!sweeping) return;
   worker.postMessage({task: "stop", id: ++lastId});
+  const [button, words] = BUTTONS[sweeping.measure];
+  $(button).textContent = words;
   sweeping = null;
   state.patch = null;
-  $("sweep").textContent = "Sweep";
 }
 
-$("sweep").onclick = () => {
-  if (sweeping) { stopSweep(); state.heat = null; drawPictures(); return; }
-  startSweep("class", (best, before) => `Red: hiding this lowers “${className(best)}” `
-    + `(${percent(before)}). Blue: hiding it raises it.`);
-};
+// Heat and its words tell of one picture, one network and, if it was measured, one unit: when that
+// changes, they go.
+function clearHeat() {
+  stopSweep();
+  Object.assign(state, {heat: null, heatOf: null});
+  $("seen-said").textContent = POINT;
+  $("peek-said").textContent = "The frame is what the chosen pixel can see.";
+}
 
-$("measure").onclick = () => {
-  startSweep("unit", () => "Red: hiding this changes the chosen pixel of the block most.");
-  $("seen").scrollIntoView({behavior: "smooth", block: "nearest"});
-};
+function forgetUnit() { if (state.heatOf === "unit") clearHeat(); }
 
-// Heat over a picture: nothing where nothing changes, full color at the strongest place.
+function pressSweep(measure, line, words) {
+  if (sweeping?.measure !== measure) return startSweep(measure, line, words);
+  clearHeat();
+  drawPictures();
+}
+
+$("sweep").onclick = () => pressSweep("class", "seen-said", (best, before) =>
+  `Orange: hiding this lowers “${className(best)}” (${percent(before)}). Purple: it raises it.`);
+
+$("measure").onclick = () => pressSweep("unit", "peek-said", () =>
+  `Orange: hiding this changes row ${state.open.row}, column ${state.open.col} of the block most.`);
+
+// Heat over a gray picture: nothing where nothing changes, full color at the strongest place.
+// Neither color is one of the maps', which mean above and below zero.
 function drawHeat(pen, heat, shown) {
   const {size} = config, top = largest(heat), cell = shown / size;
   for (let p = 0; p < heat.length; p++) {
     const v = heat[p] / top;
-    const [r, g, b] = v < 0 ? [40, 110, 220] : [225, 40, 40];
-    pen.fillStyle = `rgba(${r}, ${g}, ${b}, ${0.75 * Math.abs(v)})`;
+    const [r, g, b] = v < 0 ? [110, 50, 170] : [240, 130, 10];
+    pen.fillStyle = `rgba(${r}, ${g}, ${b}, ${0.8 * Math.abs(v)})`;
     pen.fillRect((p % size) * cell, Math.floor(p / size) * cell, cell, cell);
   }
 }
+
+clearHeat();

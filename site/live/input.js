@@ -3,10 +3,10 @@
 
 async function fromBlob(blob) {
   try { await show(await createImageBitmap(blob)); }  // turned as the camera was held
-  catch { $("ms").textContent = "This file is no picture that the browser can read."; }
+  catch { complain("This file is no picture that the browser can read."); }
 }
 
-for (const button of $("examples").children)
+for (const button of $("examples").querySelectorAll("button"))
   button.onclick = async () => {
     const picture = button.querySelector("img");
     await picture.decode();
@@ -36,7 +36,7 @@ document.onpaste = event => {
 let use = null;
 function openDialog(title, shown, action) {
   $("dialog-title").textContent = title;
-  for (const id of ["video", "pad", "inks"]) $(id).hidden = !shown.includes(id);
+  for (const id of ["video", "pad", "inks", "tools"]) $(id).hidden = !shown.includes(id);
   use = action;
   $("dialog").showModal();
 }
@@ -57,7 +57,7 @@ $("camera").onclick = async () => {
     const wanted = {video: {facingMode: "environment"}};  // a phone's camera on the back
     $("video").srcObject = await navigator.mediaDevices.getUserMedia(wanted);
   } catch (error) {
-    $("ms").textContent = `No camera: ${error.message || "the browser gives none to this page"}.`;
+    complain(`No camera: ${error.message || "the browser gives none to this page"}.`);
     return;
   }
   await $("video").play();
@@ -83,25 +83,41 @@ for (const [name, shade] of INKS) {
   $("inks").append(button);
 }
 
-$("draw").onclick = () => {
-  const pen = $("pad").getContext("2d");
-  pen.fillStyle = "#fff";
-  pen.fillRect(0, 0, $("pad").width, $("pad").height);
-  openDialog("Draw something", ["pad", "inks"], () => createImageBitmap($("pad")));
-};
+// The sheet stays as it is when the dialog closes. Before each stroke a copy is kept, for Undo.
+const pad = $("pad").getContext("2d", {willReadFrequently: true});
+const copies = [];
 
+function keepCopy() {
+  copies.push(pad.getImageData(0, 0, $("pad").width, $("pad").height));
+  if (copies.length > 30) copies.shift();
+}
+
+function clearPad() {
+  pad.fillStyle = "#fff";
+  pad.fillRect(0, 0, $("pad").width, $("pad").height);
+}
+clearPad();
+
+$("draw").onclick = () => openDialog("Draw something", ["pad", "inks", "tools"],
+                                     () => createImageBitmap($("pad")));
+$("clear").onclick = () => { keepCopy(); clearPad(); };
+$("undo").onclick = () => { if (copies.length) pad.putImageData(copies.pop(), 0, 0); };
+
+let last = null;  // where the stroke has come to
 function stroke(event) {
   if (!event.buttons) return;
   const {left, top, width} = $("pad").getBoundingClientRect(), scale = $("pad").width / width;
-  const pen = $("pad").getContext("2d");
-  pen.strokeStyle = ink;
-  pen.lineWidth = 18;
-  pen.lineCap = "round";
-  pen.beginPath();
-  const x = (event.clientX - left) * scale, y = (event.clientY - top) * scale;
-  pen.moveTo(x - event.movementX * scale, y - event.movementY * scale);
-  pen.lineTo(x, y);
-  pen.stroke();
+  const here = [(event.clientX - left) * scale, (event.clientY - top) * scale];
+  Object.assign(pad, {strokeStyle: ink, lineWidth: 18, lineCap: "round"});
+  pad.beginPath();
+  pad.moveTo(...last || here);
+  pad.lineTo(...here);
+  pad.stroke();
+  last = here;
 }
 $("pad").onpointermove = stroke;
-$("pad").onpointerdown = stroke;
+$("pad").onpointerdown = event => {
+  keepCopy();
+  last = null;
+  stroke(event);
+};

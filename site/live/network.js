@@ -140,7 +140,8 @@ function forward(net, pixels, off = {}) {
     const start = x;
     const blocks = stage.blocks.map((weights, b) => {
       const trace = block(x, side, side, weights, off);
-      if (!skipped.has(`${s}.${b}`)) x = trace.output;
+      if (skipped.has(`${s}.${b}`)) trace.output = x;  // what it would add is not added
+      x = trace.output;
       return trace;
     });
     return {side, start, blocks, output: x};

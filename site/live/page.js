@@ -14,6 +14,7 @@ const state = {
   off: {blocks: [], depthwise: false, layerScale: false},
   patch: null,  // {row, col, side}: the hidden square
   heat: null,  // size * size numbers that are laid over the picture
+  heatOf: null,  // what they tell of: "class" or "unit"
   open: {stage: 0, block: 0, channel: 0, row: null, col: null},
   fresh: false,  // the picture is new: its strongest channel is to be chosen
   filters: null,  // depthwise filters and layer scale of every block
@@ -54,8 +55,9 @@ async function weightsArrived(weights) {
 // A new picture: look at it, run, draw everything.
 async function show(bitmap) {
   state.bitmap = bitmap;
-  stopSweep();
-  Object.assign(state, {patch: null, heat: null});
+  clearHeat();
+  state.patch = null;
+  complain("");
   if (!state.filters) return drawPictures();
   document.documentElement.dataset.ready = "loaded";  // tests wait for "ran"
   const canvas = document.createElement("canvas");
@@ -90,7 +92,10 @@ async function run() {
     if (state.seen !== seen) { again = true; continue; }  // a new picture has come
     Object.assign(state, {trace, probabilities});
     $("ms").textContent = `One pass took ${ms.toFixed(0)} ms on your machine.`;
-    if (state.fresh) chooseStrongest();
+    if (state.fresh) {
+      chooseShown();
+      chooseStrongest();
+    }
     state.fresh = false;
     drawAll();
   } while (again);
@@ -109,6 +114,9 @@ function className(k) { return config.classes[k].replace(/^n\d{8} /, ""); }
 
 function percent(p) { return `${(100 * p).toFixed(p < 0.0995 ? 1 : 0)} %`; }
 
+// What went wrong, beside the buttons that it came from.
+function complain(words) { $("complaint").textContent = words; }
+
 // For screen readers: the newest words, spoken when the hand rests.
 let speech = 0;
 function say(words, wait = 0) {
@@ -116,54 +124,89 @@ function say(words, wait = 0) {
   speech = setTimeout(() => { $("said").textContent = words; }, wait);
 }
 
-function drawTop() {
-  const {probabilities, whole} = state;
-  const order = probabilities.map((_, i) => i).sort((a, b) => probabilities[b] - probabilities[a]);
-  $("top").replaceChildren(...order.slice(0, 5).map(k => {
-    const row = document.createElement("li");
-    row.innerHTML = "<i></i><b></b><span></span><span></span>";
-    const [bar, before, name, share] = row.children;
-    bar.style.width = `${100 * probabilities[k]}%`;
-    before.style.left = `calc(${100 * whole[k]}% - 1px)`;
-    before.hidden = Math.abs(whole[k] - probabilities[k]) < 0.005;
-    before.title = `with the whole picture and the whole network: ${percent(whole[k])}`;
-    name.textContent = className(k);
-    share.textContent = percent(probabilities[k]);
-    return row;
-  }));
-  const words = order.slice(0, 5).map(k => `${className(k)} ${percent(probabilities[k])}`);
-  say(`Top five: ${words.join(", ")}.`, 600);
+function ranking(probabilities) {
+  return probabilities.map((_, i) => i).sort((a, b) => probabilities[b] - probabilities[a]);
 }
 
-// Both pictures, with the hidden square, the heat, and the frame of what the chosen pixel sees.
+// The first five, and what was first for the whole picture, should it have dropped out of them.
+function drawTop() {
+  const {probabilities, whole} = state;
+  const shown = ranking(probabilities).slice(0, 5), first = ranking(whole)[0];
+  const words = shown.map(k => `${className(k)} ${percent(probabilities[k])}`);
+  say(`Top five: ${words.join(", ")}.`, 600);
+  if (!shown.includes(first)) shown.push(first);
+  $("top").replaceChildren(...shown.map(topRow));
+  $("top-legend").hidden = !shown.some(hasChanged);
+  const [best] = shown, change = hasChanged(first) ? `, before: ${className(first)} `
+    + percent(whole[first]) : "";
+  $("peek-answer").textContent = `${className(best)} ${percent(probabilities[best])}${change}`;
+}
+
+function hasChanged(k) { return Math.abs(state.probabilities[k] - state.whole[k]) >= 0.005; }
+
+function topRow(k) {
+  const {probabilities, whole} = state;
+  const row = document.createElement("li");
+  row.innerHTML = "<i></i><b></b><span></span><span></span>";
+  const [bar, before, name, share] = row.children;
+  bar.style.width = `${100 * probabilities[k]}%`;
+  before.style.left = `calc(${100 * whole[k]}% - 1px)`;
+  before.hidden = !hasChanged(k);
+  name.textContent = className(k);
+  share.textContent = percent(probabilities[k])
+    + (hasChanged(k) ? ` (was ${percent(whole[k])})` : "");
+  return row;
+}
+
+// Both pictures, with the hidden square, the heat, and the frame of what the chosen pixel sees; and
+// the second once more, small, beside the opened block.
 function drawPictures() {
-  const {bitmap, seen, patch, heat} = state, {size} = config, shown = 224;
-  if (!bitmap) return;
-  const {newWidth, newHeight, left, top} = fitted(bitmap.width, bitmap.height, config);
-  const across = bitmap.width / newWidth, down = bitmap.height / newHeight;
-  const pen = sharp($("picture"), shown, shown);
-  pen.fillStyle = "#fff";
-  pen.fillRect(0, 0, shown, shown);
-  pen.drawImage(bitmap, left * across, top * down, size * across, size * down, 0, 0, shown, shown);
-  const pens = [pen];
-  if (patch) {
-    pen.fillStyle = css(config.mean.map(v => Math.round(v * 255)));
-    const cell = shown / size;
-    pen.fillRect(patch.col * cell, patch.row * cell, patch.side * cell, patch.side * cell);
-  }
-  if (seen) {
-    const small = document.createElement("canvas");
-    drawPixels(small, patch ? withPatch(seen, config, patch) : seen, size);
-    const other = sharp($("seen"), shown, shown);
-    other.imageSmoothingEnabled = false;
-    other.drawImage(small, 0, 0, shown, shown);
-    pens.push(other);
-    if (heat) drawHeat(other, heat, shown);
+  if (!state.bitmap) return;
+  const pens = [drawOriginal()];
+  if (state.seen) {
+    pens.push(drawSeen());
     $("seen").setAttribute("aria-label", seenWords());
   }
-  if (!state.trace || patch) return;
-  const field = receptiveField(state.open);
-  for (const one of pens) drawFrame(one, {...field, color: color("field")}, shown / size, shown);
+  if (state.trace && !state.patch)
+    for (const pen of pens) drawField(pen, receptiveField(state.open), color("field"));
+  $("peek").width = $("peek").height = SHOWN;
+  $("peek").getContext("2d").drawImage($("seen"), 0, 0, SHOWN, SHOWN);
+}
+
+const SHOWN = 224;  // the side of both pictures on the page
+
+function drawOriginal() {
+  const {bitmap, patch} = state, {size} = config;
+  const {newWidth, newHeight, left, top} = fitted(bitmap.width, bitmap.height, config);
+  const across = bitmap.width / newWidth, down = bitmap.height / newHeight;
+  const pen = sharp($("picture"), SHOWN, SHOWN);
+  pen.fillStyle = "#fff";
+  pen.fillRect(0, 0, SHOWN, SHOWN);
+  pen.drawImage(bitmap, left * across, top * down, size * across, size * down, 0, 0, SHOWN, SHOWN);
+  if (patch) {
+    pen.fillStyle = css(config.mean.map(v => Math.round(v * 255)));
+    const cell = SHOWN / size;
+    pen.fillRect(patch.col * cell, patch.row * cell, patch.side * cell, patch.side * cell);
+  }
+  return pen;
+}
+
+// Below heat the picture is gray, so that each color tells of the heat.
+function drawSeen() {
+  const {seen, patch, heat} = state, {size} = config;
+  const small = document.createElement("canvas");
+  drawPixels(small, patch ? withPatch(seen, config, patch) : seen, size);
+  const pen = sharp($("seen"), SHOWN, SHOWN);
+  pen.imageSmoothingEnabled = false;
+  pen.filter = heat ? "grayscale(1)" : "none";
+  pen.drawImage(small, 0, 0, SHOWN, SHOWN);
+  pen.filter = "none";
+  if (heat) drawHeat(pen, heat, SHOWN);
+  return pen;
+}
+
+function drawField(pen, field, ink) {
+  drawFrame(pen, {...field, color: ink}, SHOWN / config.size, SHOWN);
 }
 
 function seenWords() {
@@ -178,8 +221,7 @@ function seenWords() {
 function switched() {
   const {off} = state;
   $("restore").hidden = !(off.blocks.length || off.depthwise || off.layerScale);
-  stopSweep();
-  state.heat = null;
+  clearHeat();
   run();
 }
 $("no-depthwise").onchange = event => { state.off.depthwise = event.target.checked; switched(); };
@@ -198,8 +240,13 @@ function setTheme() {
   try { chosen = localStorage.getItem("theme"); } catch { /* a file may have no storage */ }
   const dark = chosen === "dark" || (chosen !== "light" && darkness.matches);
   document.documentElement.dataset.theme = dark ? "dark" : "light";
+  $("theme").textContent = dark ? "Light" : "Dark";
   if (state.trace) drawAll();
 }
 darkness.onchange = setTheme;
+$("theme").onclick = () => {
+  try { localStorage.setItem("theme", isDark() ? "light" : "dark"); } catch { return; }
+  setTheme();
+};
 document.documentElement.classList.add("js");
 setTheme();

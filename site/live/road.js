@@ -1,10 +1,9 @@
 "use strict";
 // The road: two steps of the roadmap side by side. Everything shown comes from `ROAD`, which
-// tools/live.py writes from the networks themselves, the paper's table and our runs.
+// tools/live.py writes from the networks themselves, the paper's table and our runs. The words for
+// it stand in reasons.js.
 
 const walk = ROAD.steps, byName = Object.fromEntries(walk.map(step => [step.name, step]));
-const MARKS = {gone: "−", new: "+", moved: "↕", changed: "≠"};
-
 // The boxes of one block. A box is known by its role, such as "norm after around", so that the same
 // box can be found in another block, and glides to its new place.
 function boxesOf(step) {
@@ -52,7 +51,7 @@ function outline({kind, channels, lane, ...box}, most) {
 }
 
 function boxWords(box) {
-  if (box.kind === "add") return "+ the input";
+  if (box.kind === "add") return "plus the input";
   return box.lane === "shortcut" ? `shortcut ${box.label}` : box.label;
 }
 
@@ -66,7 +65,7 @@ function boxNumbers(box) {
 function drawDiagram(element, boxes, others, most, moved, alone) {
   const still = [...element.children].filter(child => child.dataset.role);
   const there = new Map(still.map(child => [child.dataset.role, child]));
-  let y = 0;
+  let y = 12;
   for (const box of boxes) {
     const row = there.get(box.role) || element.appendChild(makeRow(box.role));
     there.delete(box.role);
@@ -80,8 +79,7 @@ function drawDiagram(element, boxes, others, most, moved, alone) {
     figure.style.clipPath = outline(box, most);
     figure.style.background = box.kind === "add" ? color("quiet") : ROAD.colors[box.kind];
     words.textContent = boxWords(box);
-    const marks = found.map(fate => MARKS[fate]).join("");
-    if (marks) words.prepend(makeElement("em", `${marks} `));
+    if (found.length) words.prepend(makeElement("em", `${found.join(", ")} `));
     if (boxNumbers(box)) words.append(makeElement("small", boxNumbers(box)));
   }
   for (const row of there.values()) {  // boxes that are no more fade away
@@ -90,8 +88,19 @@ function drawDiagram(element, boxes, others, most, moved, alone) {
     setTimeout(() => row.remove(), 400);
   }
   element.style.height = `${y}px`;
+  drawShortcut(element, boxes);
   element.setAttribute("aria-label", `A block: ${boxes.map(box =>
     `${boxWords(box)} ${boxNumbers(box)}`).join("; ")}`);
+}
+
+// The way around the block, from its start to the circle where the input is added.
+function drawShortcut(element, boxes) {
+  const row = [...element.children].find(child => child.dataset.role === "add");
+  const line = element.querySelector(".skip") || element.appendChild(makeElement("div", ""));
+  line.className = "skip";
+  line.hidden = !boxes.some(box => box.kind === "add");
+  const y = row ? parseFloat(row.style.transform.slice("translateY(".length)) : 0;
+  line.style.height = `${y + parseFloat(row?.style.height || 0) / 2 - 3}px`;
 }
 
 function makeElement(tag, text) {
@@ -105,23 +114,30 @@ function makeRow(role) {
   return row;
 }
 
-function plain(value) {
-  if (value === null || value === undefined) return "none";
-  if (typeof value === "boolean") return value ? "yes" : "no";
-  return Array.isArray(value) ? value.join(", ") : String(value);
-}
-
 function drawChanges(a, b) {
   const keys = Object.keys(a.fields).filter(
     key => JSON.stringify(a.fields[key]) !== JSON.stringify(b.fields[key]));
-  $("changes").innerHTML = keys.length ? "" : "<dd>Nothing: the same step twice.</dd>";
+  const isStep = b.parent === a.name, count = COUNTS[keys.length] || `${keys.length} things`;
+  $("changes-said").textContent = isStep && keys.length > 1 ? `This step bundles ${count}:`
+    : keys.length ? "" : "Nothing: the same network twice.";
+  $("changes").replaceChildren();
   for (const key of keys) {
-    const change = `${plain(a.fields[key])} → ${plain(b.fields[key])}`;
-    $("changes").append(makeElement("dt", key.replaceAll("_", " ")), makeElement("dd", change));
+    const name = makeElement("dt", fieldName(key));
+    name.dataset.field = key;
+    const change = `${fieldValue(key, a.fields[key])} → ${fieldValue(key, b.fields[key])}`;
+    $("changes").append(name, makeElement("dd", change));
   }
+  const points = b.paper.top1 - a.paper.top1, sign = points < 0 ? "−" : "+";
+  const result = makeElement("dd", `${a.paper.top1.toFixed(2)} % → ${b.paper.top1.toFixed(2)} % `
+    + `(${sign}${Math.abs(points).toFixed(2)})`);
+  result.className = "result";
+  $("changes").append(makeElement("dt", "right, of ImageNet's pictures (paper)"), result);
   const chapter = makeElement("a", "The chapter");
   chapter.href = `${b.chapter.replace(/^\d+_/, "")}.html`;
   $("road-chapter").replaceChildren(chapter, ` that takes the step “${b.label}”.`);
+  $("road-why").innerHTML = "<b>Why:</b> <span></span>";
+  $("road-why").lastChild.textContent = isStep ? REASONS[b.name] : "take the steps between one by "
+    + "one, with the slider: each says why.";
 }
 
 function spread(numbers) {
@@ -173,8 +189,5 @@ $("walk").oninput = () => {  // each step beside the one that it came from
   $("to").value = step.name;
   drawRoad();
 };
-$("road-note").textContent = "− gone, + new, ↕ moved, ≠ changed; M: million multiply-adds. "
-  + "Ours: small networks and short runs, the mean of the seeds and their standard deviation; "
-  + "read them beside the chapters, not beside the paper.";
-$("walk").value = 1;
+$("walk").value = walk.findIndex(step => step.name === "depthwise");
 $("walk").oninput();

@@ -36,14 +36,13 @@ function makeChip(s, b) {
   const chip = document.createElement("div");
   chip.className = "chip";
   chip.id = `chip-${s}-${b}`;
-  chip.innerHTML = "<button></button><input type='checkbox' checked>";
-  const [button, tick] = chip.children;
+  chip.innerHTML = "<button></button><label><input type='checkbox' checked></label>";
+  const button = chip.querySelector("button"), tick = chip.querySelector("input");
   button.textContent = b + 1;
   button.setAttribute("aria-label", `Open block ${b + 1} of stage ${s + 1}`);
   tick.setAttribute("aria-label", `Use block ${b + 1} of stage ${s + 1}`);
-  tick.title = "Untick to take this block away";
-  button.onclick = () => { openBlock(s, b); $("block-title").focus({preventScroll: true});
-    $("opened").scrollIntoView({behavior: "smooth", block: "nearest"}); };
+  tick.parentElement.title = "Untick to take this block away";
+  button.onclick = () => { openBlock(s, b); showOpened(); };
   tick.onchange = () => {
     const name = `${s}.${b}`, others = state.off.blocks.filter(other => other !== name);
     state.off.blocks = tick.checked ? others : [...others, name];
@@ -52,22 +51,42 @@ function makeChip(s, b) {
   return chip;
 }
 
+function showOpened() {
+  $("block-title").focus({preventScroll: true});
+  $("opened").scrollIntoView({behavior: "smooth", block: "start"});
+}
+
+// The card of a stage, or of the stem, whose maps answer to the pointer.
+function makeMapCard(title, shape, words, s, isStem) {
+  const card = makeCard(title, shape, words), canvas = card.querySelector("canvas");
+  const frame = document.createElement("div");
+  frame.className = "montage";
+  canvas.replaceWith(frame);
+  frame.append(canvas, Object.assign(document.createElement("div"), {className: "numbers"}));
+  const block = isStem ? 0 : config.depths[s] - 1;
+  canvas.onpointermove = event => { if (hasMoved(event)) pointAt(event, s, block, isStem); };
+  canvas.onpointerleave = () => { drawPictures(); $("way-said").textContent = ""; };
+  canvas.onclick = event => {
+    if (!state.trace) return;
+    openBlock(s, block, shownChannels[isStem ? 0 : s + 1][placeIn(event, 1).map]);
+    showOpened();
+  };
+  return card;
+}
+
 function makeWay() {
   const parts = multiplyAdds(config), {stem, dims, depths} = config;
-  const cards = [makeCard("Stem", `${stem} x ${stem}, stride ${stem}`,
-    `${parts[1].side} x ${parts[1].side} x ${dims[0]} numbers. `
-    + `${millions(parts[0].count)} multiply-adds.`)];
+  const cards = [makeMapCard("Stem", `${stem} x ${stem}, stride ${stem}`,
+    `Each patch of ${stem} x ${stem} pixels becomes one pixel: ${parts[1].side} x ${parts[1].side} `
+    + `x ${dims[0]}. ${millions(parts[0].count)} multiply-adds.`, 0, true)];
   dims.forEach((c, s) => {
-    const {side, count} = parts[s + 1];
-    const card = makeCard(`Stage ${s + 1}`, `${side} x ${side} x ${c}`,
-      `${depths[s]} blocks, ${millions(count)} multiply-adds.`);
+    const {side, count} = parts[s + 1], down = s ? "Halving layer, then " : "";
+    const card = makeMapCard(`Stage ${s + 1}`, `${side} x ${side} x ${c}`,
+      `${down}${depths[s]} blocks, ${millions(count)} multiply-adds.`, s, false);
     const chips = document.createElement("div");
     chips.className = "chips";
     for (let b = 0; b < depths[s]; b++) chips.append(makeChip(s, b));
     card.append(chips);
-    const canvas = card.querySelector("canvas");
-    canvas.onpointermove = event => pointAt(event, s, depths[s] - 1);
-    canvas.onpointerleave = drawPictures;
     cards.push(card);
   });
   const all = parts.reduce((sum, part) => sum + part.count, 0);
@@ -77,20 +96,33 @@ function makeWay() {
   $("way").replaceChildren(...cards);
 }
 
-// The small maps: nine of the strongest channels, in a square of three by three.
+// The small maps: nine channels, in a square of three by three. They are the strongest of the
+// picture as it came, and stay while parts of it are hidden or parts of the network are off.
 const shownChannels = [];
+function mapsOfWay() {
+  const {stages} = state.trace;
+  return [stages[0].start, ...stages.map(stage => stage.output)];
+}
+
+function chooseShown() {
+  mapsOfWay().forEach((map, at) => {
+    const c = config.dims[Math.max(0, at - 1)];
+    shownChannels[at] = strongest(map, c).slice(0, 9);
+    $("way").children[at].querySelector(".numbers").innerHTML =
+      shownChannels[at].map(k => `<span>${k}</span>`).join("");
+  });
+}
+
 function drawWay() {
   const cards = [...$("way").children], {stages, pooled} = state.trace;
-  const maps = [stages[0].start, ...stages.map(stage => stage.output)];
-  maps.forEach((map, at) => {
+  mapsOfWay().forEach((map, at) => {
     const s = Math.max(0, at - 1), c = config.dims[s], canvas = cards[at].querySelector("canvas");
-    shownChannels[at] = strongest(map, c).slice(0, 9);
     drawMontage(canvas, shownChannels[at].map(k => channelOf(map, c, k)), 3);
-    canvas.setAttribute("aria-label", `After ${at ? `stage ${at}` : "the stem"}: nine strongest `
+    canvas.setAttribute("aria-label", `After ${at ? `stage ${at}` : "the stem"}: nine strong `
       + `channels, ${shownChannels[at].join(", ")}, ${stages[s].side} x ${stages[s].side} each`);
   });
   const head = cards.at(-1).querySelector("canvas");
-  drawBars(head, pooled, {height: 240});
+  drawBars(head, pooled, {height: 240, axis: 0});
   head.setAttribute("aria-label", `The means of the ${pooled.length} channels, as bars`);
   for (const chip of document.querySelectorAll(".chip")) {
     const [, s, b] = chip.id.split("-").map(Number);
@@ -101,18 +133,25 @@ function drawWay() {
   }
 }
 
-// The pointer is over the small maps of a stage: the pictures show what that pixel sees.
-function pointAt(event, stage, block) {
-  if (!state.trace) return;
+// Where the pointer is among the nine maps: which map, and which pixel of it.
+function placeIn(event, side) {
   const {left, top, width} = event.target.getBoundingClientRect();
-  const {side} = state.trace.stages[stage];
-  const within = v => Math.min(side - 1, Math.max(0, Math.floor((v / width * 3 % 1) * side)));
-  const unit = {stage, block, row: within(event.clientY - top), col: within(event.clientX - left)};
+  const down = (event.clientY - top) / width * 3, across = (event.clientX - left) / width * 3;
+  const third = v => Math.min(2, Math.max(0, Math.floor(v)));
+  const within = v => Math.min(side - 1, Math.max(0, Math.floor((v - third(v)) * side)));
+  return {map: third(down) * 3 + third(across), row: within(down), col: within(across)};
+}
+
+// The pointer is over the small maps of a stage: the pictures show what that pixel sees.
+function pointAt(event, stage, block, isStem) {
+  if (!state.trace) return;
+  const {map, row, col} = placeIn(event, state.trace.stages[stage].side);
+  const unit = {stage, block: isStem ? -1 : block, row, col};
   drawPictures();
-  const field = receptiveField(unit), {size} = config;
   for (const id of ["picture", "seen"])
-    drawFrame($(id).getContext("2d"), {...field, color: color("mark")}, 224 / size, 224);
-  $("seen-said").textContent = fieldWords(unit);
+    drawField($(id).getContext("2d"), receptiveField(unit), color("mark"));
+  const channel = shownChannels[isStem ? 0 : stage + 1][map];
+  $("way-said").textContent = `Channel ${channel}. ${fieldWords(unit)}`;
 }
 
 // What a unit of a block's output can see, in pixels of the picture, by arithmetic: going back, a
@@ -133,12 +172,14 @@ function receptiveField({stage, block, row, col}) {
   return {row: top, col: left, rows: bottom - top, cols: right - left};
 }
 
+// Rows and columns are counted from 0, as the code counts them.
 function fieldWords(unit) {
   const {row, col, rows, cols} = receptiveField(unit), {size} = config;
   const inside = (start, length) => Math.min(size, start + length) - Math.max(0, start);
   const seen = `${inside(row, rows)} x ${inside(col, cols)}`;
-  return `Pixel (${unit.row}, ${unit.col}) of stage ${unit.stage + 1} can see ${seen} of the `
-    + `${size} x ${size} pixels${rows > size ? `; its field is ${rows} wide` : ""}.`;
+  return `Row ${unit.row}, column ${unit.col} of ${unit.block < 0 ? "the stem" : `stage ${
+    unit.stage + 1}`} can see ${seen} of the ${size} x ${size} pixels`
+    + `${rows > size ? `; in a larger picture it would see ${rows} x ${cols}` : ""}.`;
 }
 
 makeWay();

@@ -32,6 +32,7 @@ html_favicon = "static/favicon.svg"
 html_static_path = ["static"]
 html_css_files = ["site.css"]
 html_js_files = ["site.js"]
+html_search_scorer = str(ROOT / "_proc" / "scorer.js")  # made by tools/docs.py
 html_use_index = False  # the page `api` is the index of the library's names
 html_show_sphinx = False
 html_copy_source = False

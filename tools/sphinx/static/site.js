@@ -59,7 +59,24 @@ function reachScrolling() {
   }
 }
 
+// What the search shows of a page is its sentences: no pictures' descriptions, links or code. Opened
+// as a file, a page may not read the others, and there are titles only.
+function tidySearch() {
+  if (typeof Search === "undefined") return;
+  if (location.protocol === "file:") DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;
+  const toText = Search.htmlToText;
+  Search.htmlToText = (page, anchor) => {
+    const tree = new DOMParser().parseFromString(page, "text/html");
+    const aside = ".chapter-links, .front-morph, .doors, svg, pre, button, nav, dialog";
+    for (const element of tree.querySelectorAll(aside)) element.remove();
+    for (const block of tree.querySelectorAll("h1, h2, h3, h4, p, li, td, th, summary"))
+      block.append(" ");  // or the words of two blocks stick together
+    return toText(tree.documentElement.outerHTML, anchor);
+  };
+}
+
 document.addEventListener("DOMContentLoaded", () => {
+  tidySearch();
   showCurrentChapter();
   reachScrolling();
 });
