@@ -2,7 +2,9 @@
 import json
 import re
 import sys
+from dataclasses import replace
 
+import answers
 import check
 import docs
 import headline
@@ -276,6 +278,23 @@ def test_what_networks_see_is_measured_on_any_run(small_run):
     assert all(row["loudness"] > 0 and row["low"] <= row["middle"] <= row["high"] for row in rows)
     maps = measures.true_and_rival(net, shapes)["maps"]
     assert json.loads(seen.compact(seen.rounded(dict(maps=maps))))
+
+
+def test_answers_of_two_networks_are_compared(small_run, tmp_path, monkeypatch):
+    shapes = data.Shapes(40, 20)
+    other = train.fit(replace(TINY, seed=1), shapes, tmp_path / "other", "cpu", False)[1]
+    monkeypatch.setattr(answers.data, "load", lambda word: shapes)
+    monkeypatch.setattr(answers, "SIZES", (48, 64))
+    monkeypatch.setattr(sys, "argv", ["answers.py", "--out", str(tmp_path / "found.json"),
+                                      str(small_run.folder), str(other.folder)])
+    answers.main()
+    found = json.loads((tmp_path / "found.json").read_text())
+    ours, theirs = small_run.folder.name, "other"
+    top1 = {name: found["networks"][name]["top1_by_size"]["64"] for name in (ours, theirs)}
+    assert top1 == {run.folder.name: run.evidence["val_top1"] for run in (small_run, other)}
+    only = found["alone"][f"{ours}, {theirs}"]
+    assert (only[ours] - only[theirs]) / len(shapes.val) == pytest.approx(
+        (top1[ours] - top1[theirs]) / 100)
 
 
 def test_seen_says_at_once_what_is_missing(tmp_path, monkeypatch):

@@ -47,10 +47,10 @@ NETWORKS = {  # total stride 16 at 64 pixels; windows of 4 fit the maps of 32, 1
 HALF = [name for name in NETWORKS if name.endswith("_half")]
 
 
-def rehearsal(recipe: train.Recipe, dataset: data.Dataset, images: int):
-    "The recipe without compilation, and some of the images, for a CPU."
-    few = {name: train.fixed_subset(getattr(dataset, name), images) for name in ("train", "val")}
-    return replace(recipe, compile=False, batch_size=16), replace(dataset, **few)
+def few(dataset: data.Dataset, images: int) -> data.Dataset:
+    "Some of the images, for a rehearsal."
+    parts = {name: train.fixed_subset(getattr(dataset, name), images) for name in ("train", "val")}
+    return replace(dataset, **parts)
 
 
 def report(name: str, e: dict) -> str:
@@ -65,12 +65,13 @@ def report(name: str, e: dict) -> str:
 def run(args: argparse.Namespace) -> None:
     "Train, or go on training, the networks that were asked for."
     dataset = data.load(args.data)
+    if args.images: dataset = few(dataset, args.images)
     chosen = train.PRESETS[args.recipe]
     for name in args.networks:
         model, model_args = NETWORKS[name]
         recipe = replace(chosen.with_epochs(args.epochs or chosen.epochs), seed=args.seed,
                          model=model, model_args=model_args)
-        if args.images: recipe, dataset = rehearsal(recipe, dataset, args.images)
+        if args.images: recipe = replace(recipe, compile=False, batch_size=16)
         epochs = f"-e{recipe.epochs}" if recipe.epochs != chosen.epochs else ""
         seed = f"-s{args.seed}" if args.seed else ""
         _, found = train.fit(recipe, dataset, args.out / f"{name}{epochs}{seed}")

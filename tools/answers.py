@@ -1,0 +1,55 @@
+"""What trained networks answer on the validation images: at which size, how sure, and who is right.
+
+    python tools/answers.py --out nbs/runs/measured/race.json RUN RUN ...
+
+Each RUN is a finished run folder with its weights. Five minutes a network on one core.
+"""
+import argparse
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+
+import torch
+
+from convnext_nb import data, evaluation, models, runs
+
+SIZES = (32, 40, 48, 56, 64, 80)  # pixels
+
+
+def answered(folder: Path, val: data.Split) -> tuple[dict, torch.Tensor]:
+    "A network's accuracy by size, its calibration, and for each image whether it is right (N,)."
+    net, preprocessing, _ = models.restore(folder)
+    top1 = {}
+    for size in SIZES:
+        found = evaluation.evaluate(net, val, replace(preprocessing, size=size), 256)
+        top1[str(size)] = found["top1"]
+    logits = evaluation.predict(net, val, preprocessing, 256)
+    measured = dict(top1_by_size=top1, temperature=evaluation.temperature(logits, val.labels))
+    return measured | evaluation.calibration(logits, val.labels), logits.argmax(1) == val.labels
+
+
+def alone(right: dict[str, torch.Tensor]) -> dict[str, dict[str, int]]:
+    "For each two networks: how many images only the one, and only the other, has right."
+    return {f"{a}, {b}": {a: (right[a] & ~right[b]).sum().item(),
+                          b: (right[b] & ~right[a]).sum().item()}
+            for a, b in combinations(right, 2)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", default="tiny", help="tiny, shapes, or a path")
+    parser.add_argument("--out", type=Path, required=True, help="the file to write, JSON")
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
+    args = parser.parse_args()
+    dataset = data.load(args.data)
+    networks, right = {}, {}
+    for folder in args.runs:
+        networks[folder.name], right[folder.name] = answered(folder, dataset.val)
+        print(f"{folder.name}: {100 * right[folder.name].float().mean():.2f} % right, "
+              f"calibration error {networks[folder.name]['ece']:.1f} %", flush=True)
+    runs.write_json(args.out, dict(machine=runs.machine(), data=dataset.source, networks=networks,
+                                   alone=alone(right)))
+
+
+if __name__ == "__main__":
+    main()
