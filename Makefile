@@ -49,6 +49,7 @@ bench: $(READY)
 outputs: $(READY)
 	@$(BIN)/python tools/execute.py $(ARGS)
 	@$(BIN)/nbdev_clean
+	@$(BIN)/python tools/fold.py
 	@$(BIN)/python tools/readme.py
 
 results: $(READY)

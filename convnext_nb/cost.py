@@ -107,8 +107,9 @@ class Table(ModelStatistics):
         name = "&emsp;" * layer.depth + f"{layer.class_name} <small>{layer.var_name}</small>"
         sizes = [" x ".join(map(str, size)) for size in (layer.input_size, layer.output_size)]
         params = f"{layer.num_params:,}" if layer.num_params else "&ndash;"
-        cells = "".join(f"<td>{text}</td>" for text in (name, *sizes))
-        return f'<tr>{cells}<td class="number" style="text-align: right">{params}</td></tr>'
+        cells = "".join(f"<td>{text}</td>" for text in sizes)
+        return (f'<tr><td style="text-align: left">{name}</td>{cells}'
+                f'<td class="number" style="text-align: right">{params}</td></tr>')
 
 # %% ../nbs/110_cost.ipynb #0a57cb53
 def table(

@@ -540,13 +540,15 @@ def _pillar(column, x, y, most, changed):
     for i in range(column["blocks"]):
         drawn.append(_tag("rect", x=x + 6 * (i % 9), y=y + 172 + 6 * (i // 9), width=5, height=5,
                           fill=column["color"], stroke="currentColor", stroke_width=0.4))
-    if column["blocks"]: drawn.append(_text(x, y + 168, f"{column['blocks']} blocks", 10))
+    if column["blocks"]: drawn.append(_text(x, y + 168, _blocks(column["blocks"]), 10))
     low = y + 178 + 6 * (most["blocks"] // 9)
-    drawn += _bar(x, low + 14, column["params"], most["params"], width - 8,
+    drawn += _bar(x, low + 23, column["params"], most["params"], width - 8,
                   _large(column["params"]))
-    drawn += _bar(x, low + 36, column["macs"], most["macs"], width - 8,
+    drawn += _bar(x, low + 56, column["macs"], most["macs"], width - 8,
                   _large(column["macs"]))
     return drawn
+
+def _blocks(n): return f"{n} block" if n == 1 else f"{n} blocks"
 
 def _bands(column, changed):
     "Where the marks of a column lie: (height, lines)."
@@ -554,11 +556,11 @@ def _bands(column, changed):
     return [place for key, place in places.items() if key in changed]
 
 # %% ../nbs/640_draw.ipynb #b32b8608
-_LEGEND = "map, blocks, parameters, multiply-adds"
-
 def _pyramid(columns, y, most, changed):
     "A pyramid of maps; `changed` says for each title what to mark."
-    drawn = []
+    low = y + 178 + 6 * (most["blocks"] // 9)   # of the two rows of numbers, each under its name
+    drawn = [_text(4, low + 12, "parameters", 9.5, True),
+             _text(4, low + 45, "multiply-adds", 9.5, True)]
     for i, column in enumerate(columns):
         marks = changed.get(column["title"], ())
         drawn += _pillar(column, 4 + 63 * i, y, most, marks)
@@ -577,16 +579,15 @@ def network(
     "The maps of a network, stage by stage, with blocks, parameters and multiply-adds."
     columns = _pillars(anatomy(what, regime))
     most = _largest([columns])
-    drawn = [_text(0, 14, _name(what), 14, font_weight="bold"),
-             _text(0, 29, _LEGEND, 10, True)]
-    drawn += _pyramid(columns, 40, most, {})
-    return Picture(drawn, 268 + 6 * (most["blocks"] // 9), f"The network {_name(what)}",
+    drawn = [_text(0, 14, _name(what), 14, font_weight="bold")]
+    drawn += _pyramid(columns, 26, most, {})
+    return Picture(drawn, 274 + 6 * (most["blocks"] // 9), f"The network {_name(what)}",
                    _said_network(columns))
 
 def _said_network(columns):
     return " ".join(
         f"{c['title']}: {', '.join(c['how'])}{'; ' if c['how'] else ''}map {' '.join(c['shape'])}, "
-        f"{c['blocks']} blocks, {_large(c['params'])} parameters, "
+        f"{_blocks(c['blocks'])}, {_large(c['params'])} parameters, "
         f"{_large(c['macs'])} multiply-adds." for c in columns)
 
 # %% ../nbs/640_draw.ipynb #c785f1c9
@@ -692,10 +693,9 @@ def _plans(found, y, names):
     said = []
     for name, columns in zip(names, pillars):
         drawn.append(_text(0, y + 14, name, 13, font_weight="bold"))
-        drawn.append(_text(380, y + 14, _LEGEND, 9.5, True, text_anchor="end"))
         drawn += _pyramid(columns, y + 16, most, changed)
         said.append(f"{name}: {_said_network(columns)}")
-        y += 246 + 6 * (most["blocks"] // 9)
+        y += 266 + 6 * (most["blocks"] // 9)
     return (drawn, y), said
 
 # %% ../nbs/640_draw.ipynb #5ebb1e5f

@@ -17,6 +17,7 @@ from itertools import product
 
 import ipywidgets as widgets
 import matplotlib.pyplot as plt
+import torch
 from fastcore.basics import patch
 from PIL import Image
 
@@ -256,21 +257,24 @@ def _control(fn, name, spec):
 # %% ../nbs/610_explore.ipynb #9e6a55b6
 def checker(
     answers: dict[str, Callable],  # exercise: function that works out the answer
-    tolerance: float = 1e-3,  # how far off a number may be, as a share of the answer
+    tolerance: float = 0.02,  # how far off a fraction may be, as a share of the answer
     hints: dict[str, list[str]] | None = None,  # exercise: hints, from a nudge to half the answer
+    narrow: dict[str, float] | None = None,  # exercise: a tolerance of its own
 ) -> Callable[[str, object], str]:
     """A function `check(exercise, answer)` that says yes, or how far off the answer is.
 
-    Each wrong answer to an exercise earns the next of its hints. ValueError for hints to an
-    exercise that does not exist, and from `check` for its name.
+    Two digits of a fraction are enough; whole numbers must be exact. Tensors are compared by shape
+    and numbers. Each wrong answer to an exercise earns the next of its hints. ValueError for hints
+    or tolerances of an exercise that does not exist, and from `check` for its name.
     """
     hints = hints or {}
+    narrow = narrow or {}
     wrong = dict.fromkeys(answers, 0)
-    for name in hints: _need_exercise(name, answers)
+    for name in (*hints, *narrow): _need_exercise(name, answers)
 
     def check(name: str, answer) -> str:
         _need_exercise(name, answers)
-        said = _verdict(answer, answers[name](), tolerance)
+        said = _verdict(answer, answers[name](), narrow.get(name, tolerance))
         stages = hints.get(name, [])
         if said == "Yes." or not stages: return said
         wrong[name] = min(wrong[name] + 1, len(stages))
@@ -283,13 +287,16 @@ def _need_exercise(name, answers):
 
 # %% ../nbs/610_explore.ipynb #2c7be01d
 def _verdict(answer, truth, tolerance):
+    if isinstance(truth, torch.Tensor): return _same_tensor(answer, truth)
     is_number = isinstance(truth, (int, float)) and not isinstance(truth, bool)
     if not is_number:
         if isinstance(answer, list): answer = tuple(answer)
         return "Yes." if answer == truth else f"Not yet: {answer!r} is not it."
-    if not hasattr(answer, "__float__"): return f"Not yet: {answer!r} is not a number."
+    if not hasattr(answer, "__float__"): return f"Not yet: the answer is a number, not {answer!r}."
     if not isinstance(answer, int): answer = float(answer)
-    if abs(answer - truth) <= tolerance * abs(truth): return "Yes."
+    if float(truth).is_integer(): right = round(answer, 3) == truth
+    else: right = abs(answer - truth) <= tolerance * abs(truth)
+    if right: return "Yes."
     if not answer or not truth:
         return f"Not yet: {answer} is too {'low' if truth > answer else 'high'}."
     ratio = answer / truth
@@ -297,7 +304,27 @@ def _verdict(answer, truth, tolerance):
     if 0.5 < ratio < 2:
         side = "low" if ratio < 1 else "high"
         return f"Not yet: {given} is {100 * abs(ratio - 1):.2g} % too {side}."
-    return f"Not yet: {given} is {ratio:.3g} times the answer."
+    times = f"{ratio:,.0f}" if 100 <= abs(ratio) < 1e12 else f"{ratio:.3g}"
+    return f"Not yet: {given} is {times} times the answer.{_unit(ratio)}"
+
+_UNITS = {100: "Is percent asked for, or a share?", 10**3: "Look at the unit.",
+          10**6: "Look at the unit.", 10**9: "Look at the unit."}
+
+def _unit(ratio):
+    "What to look at if an answer is off by a hundred or by thousands."
+    for factor, question in _UNITS.items():
+        if abs(ratio / factor - 1) < 0.02 or abs(ratio * factor - 1) < 0.02: return f" {question}"
+    return ""
+
+# %% ../nbs/610_explore.ipynb #e7a10002
+def _same_tensor(answer, truth):
+    "Shape first, then the numbers, up to rounding."
+    if not isinstance(answer, torch.Tensor): return f"Not yet: {answer!r} is not a tensor."
+    shapes = [tuple(t.shape) for t in (answer, truth)]
+    if shapes[0] != shapes[1]:
+        return f"Not yet: the shape is {shapes[0]}, and should be {shapes[1]}."
+    close = torch.allclose(answer.detach().to(truth), truth.detach(), rtol=1e-4, atol=1e-5)
+    return "Yes." if close else "Not yet: the shape is right, the numbers are not."
 
 # %% ../nbs/610_explore.ipynb #472b07b9
 def html_table(

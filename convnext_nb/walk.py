@@ -11,7 +11,7 @@ from .explore import Html, html_table
 from .roadmap import build, step
 
 # %% ../nbs/160_macro.ipynb #a19e3321
-_MISPRINTED = {("ln", "resnet50"), ("sep_ds", "resnet50")}  # see the chapter on the roadmap
+_DISAGREES = {("ln", "resnet50"), ("sep_ds", "resnet50")}  # see the chapter on the roadmap
 
 def check_cost(
     name: str,  # of a step, such as "patchify"
@@ -20,7 +20,7 @@ def check_cost(
     """Counts the network of a step. ValueError if the count is not the paper's.
 
     The count must agree with what follows from the step's layers (four decimals, parameters) and
-    with what the paper prints (two decimals), two misprinted cells of Table 10 aside.
+    with what the paper prints (two decimals), two cells of Table 10 aside that disagree.
     """
     s = step(name, regime)
     counted = cost.count(cost.on_meta(build, s))
@@ -28,7 +28,7 @@ def check_cost(
         raise ValueError(f"{name}: {counted}, but its layers should add up to {s.gmacs:.4f} G")
     if s.params and counted.params != s.params:
         raise ValueError(f"{name}: {counted}, but its layers should have {s.params:,} parameters")
-    if f"{counted.gmacs:.2f}" != f"{s.gflops:.2f}" and (name, regime) not in _MISPRINTED:
+    if f"{counted.gmacs:.2f}" != f"{s.gflops:.2f}" and (name, regime) not in _DISAGREES:
         raise ValueError(f"{name}: {counted}, but the paper prints {s.gflops:.2f} G")
     return counted
 

@@ -4,6 +4,7 @@ import ast
 import re
 
 import book
+import fold
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
@@ -63,6 +64,25 @@ def test_long_cells_and_large_outputs_are_seen(chapter):
     short.outputs = [new_output("stream", text="x" * 2_000_000)]
     path = chapter(long, short)
     assert book.long_cells(path) == ["a = 1"] and book.output_bytes(path) > book.MOST_BYTES
+
+
+@pytest.mark.parametrize("path", sorted(fold.NBS.glob("*.ipynb")), ids=lambda path: path.stem)
+def test_solutions_and_setup_are_folded_in_jupyterlab(path):
+    notebook = nbformat.read(path, 4)
+    assert notebook == fold.with_folds(notebook), "run tools/fold.py"
+
+
+def test_what_is_folded_and_what_is_not():
+    folded = ["#| hide\nx = 1", "#| echo: false\ndraw()", "#| code-fold: true\nassert x",
+              "#| eval: false\n#| echo: false\ndraw()", "#| default_exp cost"]
+    shown = ["x = 1  # we hide nothing", "#| export\nx = 1", "#| fig-alt: hide\ndraw()"]
+    cells = [new_code_cell(text) for text in folded + shown] + [new_markdown_cell(folded[0])]
+    cells[-2].metadata["jupyter"] = {"source_hidden": True, "outputs_hidden": True}
+    found = fold.with_folds(new_notebook(cells=cells))["cells"]
+    assert [cell["metadata"] for cell in found[:len(folded)]] == [
+        {"jupyter": {"source_hidden": True}}] * len(folded)
+    assert [cell["metadata"] for cell in found[len(folded):]] == [
+        {}, {}, {"jupyter": {"outputs_hidden": True}}, {}]
 
 
 def test_prose_and_pictures_are_counted(chapter):

@@ -7,6 +7,7 @@ from xml.etree import ElementTree
 import pytest
 
 from convnext_nb import draw
+from convnext_nb.convnext import ConvNeXt
 from convnext_nb.roadmap import steps
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -39,6 +40,18 @@ def test_labels_fit(pictures):
         for e in group.findall(SVG + "text"):
             end = float(e.get("x")) + 0.6 * float(e.get("font-size")) * len(e.text)
             assert end <= (184 if float(e.get("x")) < 190 else 380) + 6, e.text
+
+
+def test_rows_of_numbers_have_names():
+    for picture, times in ((draw.network("base"), 1), (draw.difference("base", "stage_ratio"), 2)):
+        said = [e.text for e in ElementTree.fromstring(picture.svg()).iter(SVG + "text")]
+        assert said.count("parameters") == said.count("multiply-adds") == times
+
+
+def test_one_block_is_no_plural():
+    net = ConvNeXt((1, 2), (8, 16), 10)
+    said = [e.text for e in ElementTree.fromstring(draw.network(net).svg()).iter(SVG + "text")]
+    assert "1 block" in said and "2 blocks" in said and "1 blocks" not in said
 
 
 def test_file_for_readme(pictures, tmp_path):

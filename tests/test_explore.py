@@ -6,8 +6,12 @@ from convnext_nb.explore import checker
 
 RIGHT_AND_WRONG = [
     (42, [42, 42.0, torch.tensor(42)], [41, 43, 0, -42, 420, float("nan"), "42", None, (42,), 42j]),
-    (0.5, [0.5, 1 / 2, 0.50001, torch.tensor(0.5)], [0.51, 0, 5, "half", [0.5]]),
-    (0, [0, 0.0], [1, -1, 1e-9, None]),
+    (18_038_336, [18_038_336, 18_038_336.0], [18_038_337, 18_038_000, 18e6]),
+    (50.0, [50, 50.000003, torch.tensor(50.0)], [50.1, 49, 0.5, float("inf")]),
+    (0.5, [0.5, 1 / 2, 0.50001, 0.505, torch.tensor(0.5)], [0.52, 0, 5, "half", [0.5]]),
+    (0.0238, [0.0238, 0.024], [0.023, 0.025, 2.4]),
+    (0.02034, [0.02], [0.021]),
+    (0, [0, 0.0, 1e-9], [1, -1, 0.01, None]),
     (1e12, [1e12, 10**12], [1e9, 2e12]),
     (-7.9, [-7.9, -7.9001], [7.9, -8.5, 0]),
     (False, [False], [True]),
@@ -36,5 +40,30 @@ def test_hints_come_one_by_one():
 
 
 def test_a_tolerance_may_be_narrow():
-    assert checker({"factor": lambda: 3.9985})("factor", 4) == "Yes."
-    assert "too high" in checker({"factor": lambda: 3.9985}, tolerance=1e-4)("factor", 4)
+    answers = {"factor": lambda: 3.9985, "share": lambda: 0.0238}
+    assert checker(answers)("factor", 4) == "Yes."
+    assert "too high" in checker(answers, tolerance=1e-4)("factor", 4)
+    check = checker(answers, narrow={"factor": 1e-4})
+    assert "too high" in check("factor", 4) and check("share", 0.024) == "Yes."
+    with pytest.raises(ValueError, match="no exercise 'c' here"):
+        checker(answers, narrow={"c": 1e-4})
+
+
+@pytest.mark.parametrize("truth, answer, said", [
+    (0.0238, 2.4, "2.4 is 101 times the answer. Is percent asked for, or a share?"),
+    (46, 0.46, "0.46 is 0.01 times the answer. Is percent asked for, or a share?"),
+    (93.6, 93_600, "93,600 is 1,000 times the answer. Look at the unit."),
+    (4.0892, 4_089_200_000, "4,089,200,000 is 1,000,000,000 times the answer. Look at the unit."),
+    (5.9836, 434, "434 is 72.5 times the answer."),
+    (3.15, "width", "the answer is a number, not 'width'.")])
+def test_a_wrong_unit_is_named(truth, answer, said):
+    assert checker({"it": lambda: truth})("it", answer) == f"Not yet: {said}"
+
+
+def test_tensors_are_compared_by_shape_and_numbers():
+    truth = torch.arange(6.0).view(2, 3)
+    check = checker({"map": lambda: truth})
+    assert check("map", truth + 1e-6) == check("map", truth.double()) == "Yes."
+    assert check("map", truth.T) == "Not yet: the shape is (3, 2), and should be (2, 3)."
+    assert check("map", truth + 1) == "Not yet: the shape is right, the numbers are not."
+    assert check("map", 3) == "Not yet: 3 is not a tensor."

@@ -27,7 +27,8 @@ def install_cell() -> dict:
     ini.read(ROOT / "settings.ini", encoding="utf-8")
     cfg = ini["DEFAULT"]
     source = CELL.format(url=cfg["git_url"], repo=cfg["repo"])
-    return {"cell_type": "code", "execution_count": None, "id": ID, "metadata": {}, "outputs": [],
+    return {"cell_type": "code", "execution_count": None, "id": ID,
+            "metadata": {"jupyter": {"source_hidden": True}}, "outputs": [],
             "source": source.splitlines(keepends=True)}
 
 
