@@ -76,6 +76,7 @@ def test_paper_table():
     rows = read("paper.json")
     assert not wrong_places(rows, NBS, "heading")
     sections = {row["section"] for row in rows}
+    assert sections >= {f"V2 {n}" for n in range(1, 8)} | {"V2 A.1"}
     assert sections >= {"1", "2.1", "2.2", "2.3", "2.4", "2.5", "2.6", "3.1", "3.2", "3.3",
                         "4", "5", "6", "A.1", "A.2", "A.3", "B", "C", "D", "E", "F"}
     assert wrong_places([rows[0] | dict(heading="Nowhere")], NBS, "heading")
