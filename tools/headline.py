@@ -4,7 +4,7 @@ One recipe and one total stride for all three; each run resumes where it was int
 are a family of their own, nbs/runs/race.
 
 On a CPU: the three networks at half their width, by the recipe `race`. One core and one thread
-for each of them; 4 epochs take about an hour a network, the recipe's 16 about four:
+for each of them; 4 epochs take an hour or more a network, the recipe's 16 some five:
     OMP_NUM_THREADS=1 taskset -c 0 python tools/headline.py --recipe race --epochs 4 convnext_half
 
 A GPU for a quarter of an hour, where no command may last longer than ten minutes:
