@@ -754,6 +754,7 @@ def _button(press, words): return f'<button type="button" onclick="{press}">{wor
 _MOTION = (".cnx-still{display:none}@media(prefers-reduced-motion:reduce)"
            "{.cnx-still{display:inline}.cnx-moving{display:none}}")
 
+# %% ../nbs/640_draw.ipynb #3fc8bec6
 _SUDDEN = {"calcMode": "discrete"}   # words that fade into each other cannot be read
 
 def _animate(attribute, values, seconds, tag="animate", **more):
@@ -823,6 +824,7 @@ def _road(a, b, regime):
         way.insert(0, found[way[0].parent])
     return way
 
+# %% ../nbs/640_draw.ipynb #2c42bd5f
 def morph(
     a: str = "base",  # the first step
     b: str = "sep_ds",  # the last step, which a leads to
