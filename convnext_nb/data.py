@@ -145,8 +145,8 @@ def _check_classes(archive, root, found):
                          f"expected at least 2 folders like {root}cat/one.jpg, {root}dog/two.jpg")
     for c in sorted(set(found) - set(some)):
         inside = [n for n in archive.names if n.startswith(f"{root}{c}/")]
-        holds = f"only {_endings(inside)}" if inside else "nothing"
-        raise ValueError(f"{archive.path / root / c} has no pictures that can be read, {holds}: "
+        holds = f", only {_endings(inside)}" if inside else ""
+        raise ValueError(f"{archive.path / root / c} has no pictures that can be read{holds}: "
                          "add some, or remove the folder")
 
 def _endings(names):
