@@ -7,7 +7,8 @@ __all__ = ['LAYOUTS', 'HOW', 'BENCHMARKS', 'as_files', 'bench_data', 'bench_pack
            'bench_machine', 'bench_profile', 'Contestant', 'contestants', 'contestant_name', 'timed_preset',
            'plain_recipe', 'raced', 'engine', 'inputs', 'plain_loop', 'usual_loader', 'raced_images', 'one_pass',
            'serve', 'Runner', 'each_in_turn', 'race', 'fast_steps', 'bench_fast', 'bounds', 'bench_train',
-           'bench_input', 'bench_import', 'run_benchmark', 'bench_device', 'file_of', 'cnx_bench', 'bench_line']
+           'bench_input', 'bench_import', 'run_benchmark', 'bench_device', 'file_of', 'save_results', 'cnx_bench',
+           'bench_line']
 
 # %% ../nbs/540_bench.ipynb #2c16688c
 import json as json_lib
@@ -522,6 +523,12 @@ def file_of(machine: dict) -> str:
     words = re.sub(r"\((r|tm)\)|\bcpu\b|@.*?ghz|[0-9]+-core|processor", " ", words)
     return "-".join(["bench", *re.findall("[a-z0-9]+", words)]) + ".json"
 
+def save_results(folder: str, found: dict):
+    "Writes results into the machine's file; what other benchmarks left there stays."
+    path = Path(folder) / file_of(found["machine"])
+    kept = json_lib.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json_lib.dumps(kept | found, indent=1) + "\n")
+
 @command
 def cnx_bench(
     what: str = "all",  # pack, data, train, fast, models, profile, import, or all of them
@@ -537,10 +544,10 @@ def cnx_bench(
     if compile: train.check_compiler(train.best_device())
     todo = BENCHMARKS if what == "all" else (what,)
     found = {name: run_benchmark(name, data, repeats, compile) for name in todo}
-    text = json_lib.dumps({"machine": bench_device(), **found}, indent=1)
-    if save: (Path(save) / file_of(bench_device())).write_text(text + "\n")
+    everything = {"machine": bench_device(), **found}
+    if save: save_results(save, everything)
     if json:
-        print(text)
+        print(json_lib.dumps(everything, indent=1))
         return
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {repeats} rounds")
     for name, rows in found.items():

@@ -81,7 +81,9 @@ def test_results_are_saved_under_the_processors_name(tmp_path, monkeypatch, caps
     bench.cnx_bench(what="import", save=str(tmp_path))
     path, = tmp_path.iterdir()
     assert path.name == bench.file_of(bench.bench_device())
+    bench.cnx_bench(what="models", save=str(tmp_path))
     assert json.loads(path.read_text())["import"] == [dict(what="x", seconds=1.0)]
+    assert list(json.loads(path.read_text())) == ["machine", "import", "models"]
 
 
 def test_a_missing_folder_is_found_before_minutes_are_spent(tmp_path, monkeypatch, capsys):

@@ -1,10 +1,12 @@
 """Measure what trained networks see, for the chapter that shows it (nbs/350_seen.ipynb).
 
     python tools/seen.py DATA RUNS
+    python tools/seen.py DATA --shipped
 
 DATA is Tiny-ImageNet (zip or folder). RUNS is a folder of runs laid out like nbs/runs, with the
 weights that `cnx_train` left: the families steps_tiny20 and steps_holdout, and
-steps_shapes/fewer_act. Everything is computed in fp32 on the CPU, by `convnext_nb.seen`.
+steps_shapes/fewer_act. `--shipped` measures only the network that comes with the package again, and
+keeps the rest of the file. Everything is computed in fp32 on the CPU, by `convnext_nb.seen`.
 """
 import argparse
 import json
@@ -102,28 +104,31 @@ def shipped(found: dict, tiny: data.Dataset, source: Path) -> None:
     found["boxes"][ATTO] = seen.cam_in_boxes(net, x, y, seen.box_masks(source, rows))
     found["blocks"][ATTO] = seen.without_each_block(net, x, y)
     found["mistakes"] = dict(network=ATTO, **seen.mistakes(net, tiny))
-
-
-def drawn(found: dict, root: Path, tiny: data.Dataset) -> None:
-    "Adds what can be shown: drawn images."
-    shapes = data.Shapes(n_train=10, n_val=250)
-    net = models.restore(ATTO)[0]
-    x, _, _ = sample(replace(shapes, preprocessing=tiny.preprocessing), 20)
+    x, _, _ = sample(replace(shapes(), preprocessing=tiny.preprocessing), 20)
     size = seen.field_size(seen.receptive_field(net, x), net.total_stride)
     found["drawn"] = dict(network=ATTO, **size)
-    found["shown"] = dict(run=DRAWN, **seen.true_and_rival(network(root, DRAWN), shapes))
+
+
+def shapes() -> data.Dataset:
+    "Drawn images, which may be shown."
+    return data.Shapes(n_train=10, n_val=250)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path, help="Tiny-ImageNet: zip or extracted folder")
-    parser.add_argument("runs", type=Path, help="folder of runs with weights, like nbs/runs")
+    parser.add_argument("runs", type=Path, nargs="?",
+                        help="folder of runs with weights, like nbs/runs")
+    parser.add_argument("--shipped", action="store_true",
+                        help="only the network that comes with the package")
     parser.add_argument("--out", type=Path, default=ROOT / "nbs/runs/measured/seen.json",
                         help="the file to write")
     args = parser.parse_args()
-    for name in (*(f"steps_holdout/{run}" for run in SCALES), DRAWN,
-                 *(f"steps_tiny20/{step}" for step in STEPS)):
-        network(args.runs, name)  # a missing one is told now, not at the end
+    if args.shipped == bool(args.runs): parser.error("name a folder of runs, or --shipped")
+    if args.runs:
+        for name in (*(f"steps_holdout/{run}" for run in SCALES), DRAWN,
+                     *(f"steps_tiny20/{step}" for step in STEPS)):
+            network(args.runs, name)  # a missing one is told now, not at the end
     start = time.time()
 
     def say(what: str) -> None:
@@ -131,13 +136,17 @@ def main() -> None:
 
     torch.manual_seed(0)
     tiny = data.load(str(args.data))
-    few = tiny.select(20)
-    found = dict(machine=runs.machine(), data=few.source, fields={}, boxes={}, blocks={})
-    steps(found, args.runs, few, args.data, say)
+    if args.shipped: found = json.loads(args.out.read_text())
+    else:
+        few = tiny.select(20)
+        found = dict(machine=runs.machine(), data=few.source, fields={}, boxes={}, blocks={})
+        steps(found, args.runs, few, args.data, say)
+        found["shown"] = dict(run=DRAWN,
+                              **seen.true_and_rival(network(args.runs, DRAWN), shapes()))
+        found["seconds"] = round(time.time() - start)
     shipped(found, tiny, args.data)
+    found["shipped"] = dict(machine=runs.machine())
     say(ATTO)
-    drawn(found, args.runs, tiny)
-    found["seconds"] = round(time.time() - start)
     args.out.write_text(compact(rounded(found)))
     say(args.out)
 
