@@ -97,16 +97,22 @@ class Table(ModelStatistics):
 
     def _repr_html_(self):
         heads = ("layer", "input", "output", "parameters")
-        rows = [self._row(layer) for layer in self.summary_list
-                if layer.depth <= self.formatting.max_depth]
+        rows, shown = [], set()
+        for layer in self.summary_list:
+            if layer.depth > self.formatting.max_depth: continue
+            rows.append(self._row(layer, again=layer.layer_id in shown))
+            shown.add(layer.layer_id)
         head = "".join(f"<th>{text}</th>" for text in heads)
         return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
 
-    def _row(self, layer):
-        "One row of torchinfo's measurements; what belongs to a module is set in below it."
+    def _row(self, layer, again):
+        """One row of torchinfo's measurements; what belongs to a module is set in below it.
+
+        A list of layers that take turns with another one's comes `again` and again."""
         name = "&emsp;" * layer.depth + f"{layer.class_name} <small>{layer.var_name}</small>"
         sizes = [" x ".join(map(str, size)) for size in (layer.input_size, layer.output_size)]
         params = f"{layer.num_params:,}" if layer.num_params else "&ndash;"
+        if again and layer.num_params: params = "as above"
         cells = "".join(f"<td>{text}</td>" for text in sizes)
         return (f'<tr><td style="text-align: left">{name}</td>{cells}'
                 f'<td class="number" style="text-align: right">{params}</td></tr>')

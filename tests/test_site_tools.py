@@ -51,6 +51,12 @@ def test_numbers_stand_right():
         assert sides == [None, ["number"], ["number"]]
 
 
+def test_a_table_in_a_table_stays_whole():
+    inner = "<table><tr><td>a</td></tr></table>"
+    page = f"<table><tr><th>image 1</th><td>{inner}</td><td>{inner}</td></tr></table>"
+    assert docs.align_numbers(page) == page
+
+
 def test_code_marks_only_what_has_a_color():
     page = ('<pre><span class="k">def</span><span class="w"> </span><span class="nf">f</span>'
             '<span class="p">(</span><span class="n">x</span></pre><span class="n">y</span>')

@@ -316,7 +316,8 @@ def align_numbers(page: str) -> str:
             for cell in column: cell["class"] = [*cell.get("class", []), "number"]
         return str(soup)
 
-    return re.sub(r"<table\b.*?</table>", aligned, page, flags=re.S)
+    innermost = r"<table\b(?:(?!<table\b).)*?</table>"  # a table of tables stays as it is
+    return re.sub(innermost, aligned, page, flags=re.S)
 
 
 def without_plain_tokens(page: str) -> str:
