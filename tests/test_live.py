@@ -2,6 +2,7 @@
 import base64
 import io
 import json
+import re
 
 import live
 import pytest
@@ -172,7 +173,7 @@ def test_a_block_opens_by_keyboard_and_arrows_move_the_pixel(page):
     page.keyboard.press("ArrowUp")
     assert page.evaluate("state.open.row") == row - 1
     page.wait_for_function("text => $('said').textContent.startsWith(text)",
-                           arg=f"Row {row - 1}, column")
+                           arg=f"Row {row}, column")
     shown = page.inner_text("#terms").split()[-1].replace("−", "-")
     where = "state.open.row * 4 + state.open.col"
     value = page.evaluate(f"state.trace.stages[2].blocks[1].conv[({where}) * 160"
@@ -256,6 +257,58 @@ def test_a_block_that_is_off_hands_on_its_input(page):
     page.click("#restore")
     settled(page)
     assert not page.evaluate(same) and page.locator(".card.off").count() == 0
+
+
+@pytest.mark.parametrize("leave", ["uncover()", "0"])  # a mouse on its way; a finger's patch stays
+def test_a_sweep_compares_with_the_whole_picture(page, leave):
+    before = settled(page)
+    page.evaluate("hide(16, 16); 0")
+    assert settled(page) != before
+    page.evaluate(f"$('side').value = 32; {leave}; $('sweep').click()")
+    page.wait_for_function("state.heat && !sweeping", timeout=TIMEOUT)
+    page.evaluate("$('side').value = 16")
+    first, share = page.evaluate("[className(ranking(state.whole)[0]), "
+                                 "percent(Math.max(...state.whole))]")
+    assert f"“{first}” ({share})" in page.inner_text("#seen-said")
+    assert settled(page) == before
+    assert page.is_hidden("#top-legend")
+
+
+def test_the_sums_that_are_printed_add_up(page):
+    def reckon(words):
+        "The number on the right, and what is on the left of it."
+        left, right = re.sub("[−×]", lambda m: {"−": "-", "×": "*"}[m[0]], words).split("=")
+        return float(right), eval(left)
+    pixels = page.evaluate("opened().side ** 2")
+    for pixel in range(pixels):
+        page.evaluate("pixel => choosePixel(Math.floor(pixel / opened().side), "
+                      "pixel % opened().side)", pixel)
+        said = re.search(r"Channel \d+: (.*)\.$", page.inner_text("#sum-said"))[1]
+        right, left = reckon(said)
+        assert abs(right - left) < 1e-9 and "+ −" not in said and "= −0.00" not in said
+        right, left = reckon(re.sub(r"[a-z]+ (\d+ )?[a-z ]*", "", page.inner_text("#terms")))
+        assert abs(right - left) < 0.00501
+
+
+def test_a_sliding_window_leaves_the_chosen_pixel_and_can_be_stopped(page):
+    open_block(page, 0, 0)
+    page.evaluate("choosePixel(7, 7)")
+    heading, norm = page.inner_text("#block-said"), page.get_attribute("#bars-norm", "aria-label")
+    assert "Row 8, column 8" in heading
+    page.click("#slide")
+    page.wait_for_function("sliding?.pixel > 2")
+    said = page.inner_text("#conv-said")
+    assert "row 1, column" in said and "chosen pixel, row 8, column 8" in said
+    page.evaluate("drawAll()")
+    assert page.inner_text("#block-said") == heading
+    assert page.get_attribute("#bars-norm", "aria-label") == norm
+    page.click("#no-depthwise")
+    settled(page)
+    assert page.evaluate("sliding") is None
+    assert page.inner_text("#slide") == "Slide the window"
+    page.click("#restore")
+    settled(page)
+    assert page.inner_text("#block-said") == heading
 
 
 def test_every_panel_says_why_and_leads_to_a_chapter(page):

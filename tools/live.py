@@ -17,9 +17,9 @@ from convnext_nb import convnext, data, draw, models, shapes
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "site" / "live"
 IN_WORKER = ("safetensors.js", "network.js", "picture.js", "worker.js")
-SCRIPTS = ("drawing.js", "network.js", "picture.js", "data.js", "steps.js", "page.js", "hide.js",
-           "reasons.js", "road.js", "way.js", "panels.js", "block.js", "input.js",
-           "weights.js")  # last: the page is there before them
+SCRIPTS = ("numbers.js", "drawing.js", "network.js", "picture.js", "data.js", "steps.js", "page.js",
+           "hide.js", "reasons.js", "road.js", "way.js", "panels.js", "block.js", "slide.js",
+           "input.js", "weights.js")  # last: the page is there before them
 PHOTOS = {  # file: (what it shows, whose it is, as scikit-image's `skimage.data` says)
     "coffee.jpg": ("a cup of espresso", "the coffee cup by Rachel Michetti, courtesy of Pikolo "
                    "Espresso Bar (CC0)"),

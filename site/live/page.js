@@ -12,7 +12,7 @@ const state = {
   whole: null,  // probabilities for the whole picture by the whole network
   probabilities: null,  // and those of the last pass
   off: {blocks: [], depthwise: false, layerScale: false},
-  patch: null,  // {row, col, side}: the hidden square
+  patch: null,  // {row, col, side}: the square that the reader hides
   heat: null,  // size * size numbers that are laid over the picture
   heatOf: null,  // what they tell of: "class" or "unit"
   open: {stage: 0, block: 0, channel: 0, row: null, col: null},
@@ -112,8 +112,6 @@ function drawAll() {
 
 function className(k) { return config.classes[k].replace(/^n\d{8} /, ""); }
 
-function percent(p) { return `${(100 * p).toFixed(p < 0.0995 ? 1 : 0)} %`; }
-
 // What went wrong, beside the buttons that it came from.
 function complain(words) { $("complaint").textContent = words; }
 
@@ -158,25 +156,27 @@ function topRow(k) {
   return row;
 }
 
-// Both pictures, with the hidden square, the heat, and the frame of what the chosen pixel sees; and
-// the second once more, small, beside the opened block.
+// Both pictures, with the hidden square and the heat; and the second once more, small, beside the
+// opened block, with the frame of what the chosen pixel sees.
 function drawPictures() {
   if (!state.bitmap) return;
-  const pens = [drawOriginal()];
-  if (state.seen) {
-    pens.push(drawSeen());
-    $("seen").setAttribute("aria-label", seenWords());
-  }
-  if (state.trace && !state.patch)
-    for (const pen of pens) drawField(pen, receptiveField(state.open), color("field"));
+  drawOriginal();
+  if (!state.seen) return;
+  drawSeen();
+  $("seen").setAttribute("aria-label", seenWords());
   $("peek").width = $("peek").height = SHOWN;
-  $("peek").getContext("2d").drawImage($("seen"), 0, 0, SHOWN, SHOWN);
+  const pen = $("peek").getContext("2d");
+  pen.drawImage($("seen"), 0, 0, SHOWN, SHOWN);
+  if (state.trace && !hidden()) drawField(pen, receptiveField(state.open), color("field"));
 }
+
+// The square that is hidden on the page: the sweep's, or the reader's.
+function hidden() { return sweeping?.patch ?? state.patch; }
 
 const SHOWN = 224;  // the side of both pictures on the page
 
 function drawOriginal() {
-  const {bitmap, patch} = state, {size} = config;
+  const {bitmap} = state, {size} = config, patch = hidden();
   const {newWidth, newHeight, left, top} = fitted(bitmap.width, bitmap.height, config);
   const across = bitmap.width / newWidth, down = bitmap.height / newHeight;
   const pen = sharp($("picture"), SHOWN, SHOWN);
@@ -188,12 +188,11 @@ function drawOriginal() {
     const cell = SHOWN / size;
     pen.fillRect(patch.col * cell, patch.row * cell, patch.side * cell, patch.side * cell);
   }
-  return pen;
 }
 
 // Below heat the picture is gray, so that each color tells of the heat.
 function drawSeen() {
-  const {seen, patch, heat} = state, {size} = config;
+  const {seen, heat} = state, {size} = config, patch = hidden();
   const small = document.createElement("canvas");
   drawPixels(small, patch ? withPatch(seen, config, patch) : seen, size);
   const pen = sharp($("seen"), SHOWN, SHOWN);
@@ -202,7 +201,6 @@ function drawSeen() {
   pen.drawImage(small, 0, 0, SHOWN, SHOWN);
   pen.filter = "none";
   if (heat) drawHeat(pen, heat, SHOWN);
-  return pen;
 }
 
 function drawField(pen, field, ink) {
@@ -210,10 +208,10 @@ function drawField(pen, field, ink) {
 }
 
 function seenWords() {
-  const {patch, heat} = state, {size} = config;
+  const {heat} = state, {size} = config, patch = hidden();
   return `The picture as the network sees it, ${size} x ${size} pixels`
-    + (patch ? `, with a patch of ${patch.side} x ${patch.side} hidden at row ${patch.row}, `
-               + `column ${patch.col}` : "")
+    + (patch ? `, with a patch of ${patch.side} x ${patch.side} hidden at `
+               + placeWords(patch) : "")
     + (heat ? ". Colors over it show how much hiding each place changes the answer" : "") + ".";
 }
 
@@ -222,6 +220,7 @@ function switched() {
   const {off} = state;
   $("restore").hidden = !(off.blocks.length || off.depthwise || off.layerScale);
   clearHeat();
+  stopSliding();  // or its button, which may be disabled now, could not
   run();
 }
 $("no-depthwise").onchange = event => { state.off.depthwise = event.target.checked; switched(); };
