@@ -369,12 +369,56 @@ def test_the_answer_says_what_changed_and_how_good_it_is(page, network):
     assert f"only these {len(network[2])} things" in known.inner_text()
 
 
+def try_example(page, at):
+    page.evaluate("document.documentElement.dataset.ready = 'waiting'")
+    page.locator("#examples button").nth(at).click()
+    page.wait_for_selector("html[data-ready=ran]", timeout=TIMEOUT)
+
+
+def test_a_miss_is_said_where_the_right_names_are_known(page):
+    settled(page)
+    found = {}
+    for at, (shows, right, *_) in enumerate(live.examples()):
+        try_example(page, at)
+        known = page.evaluate("config.classes.map((_, k) => className(k))")
+        first = page.evaluate("className(ranking(state.whole)[0])")
+        missed = any(name in known for name in right) and first not in right
+        found[shows] = page.inner_text("#miss") if page.is_visible("#miss") else ""
+        assert bool(found[shows]) == missed and (not missed or shows in found[shows])
+    said = page.evaluate("""() => { const {truth, whole} = state, all = [];
+      state.whole = config.classes.map((_, k) => k ? 0 : 1);
+      for (const right of [className(0), className(1), ""]) {
+        state.truth = {shows: "a thing", right};
+        all.push(missWords());
+      }
+      Object.assign(state, {truth, whole});
+      return all; }""")
+    assert said[0] == said[2] == "" and said[1].startswith("A miss: this is a thing.")
+    try_example(page, 0)
+
+
+def test_the_list_of_things_scrolls_down_by_wheel_and_keys(page):
+    page.click(".known summary")
+    things = page.locator(".known ul")
+    assert things.evaluate("one => one.scrollWidth <= one.clientWidth")
+    things.hover()
+    page.mouse.wheel(0, 100)
+    page.wait_for_function("document.querySelector('.known ul').scrollTop > 50")
+    things.focus()
+    page.keyboard.press("End")
+    last = things.locator("li").last
+    page.wait_for_function("""() => { const list = document.querySelector('.known ul');
+      return list.scrollTop + list.clientHeight >= list.scrollHeight - 1; }""")
+    assert last.inner_text() and last.is_visible()
+    page.click(".known summary")
+
+
 def test_the_page_knows_its_network_from_the_card(tmp_path):
     better = tmp_path / "better.safetensors"
     better.with_suffix(".md").write_text("| validation | 71.25 % | 90.00 % |\n")
     found = live.knowledge(better, ("n00000001 red kite", "disc"))
     assert "71 of 100" in found["accuracy_words"] and found["class_count"] == "2"
-    assert found["class_list"] == "disc<br>red kite" and found["shapes_words"] == ""
+    assert found["class_list"] == "<li>disc</li><li>red kite</li>" and found["shapes_words"] == ""
     assert "none of its things" in live.knowledge(better, ("n00000001 red kite",))["shapes_words"]
 
 
@@ -414,6 +458,9 @@ def test_without_javascript_it_says_why_and_shows_pictures(browser, site):
     assert "does not run scripts" in page.inner_text("noscript")
     assert page.is_visible("noscript img")
     assert page.is_hidden("#way")
+    said = page.inner_text("main")  # nothing waits for what cannot come
+    assert "Loading the network" not in said and "Choose" not in said
+    assert page.locator("button:visible, canvas:visible").count() == 0
     context.close()
 
 

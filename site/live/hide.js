@@ -58,7 +58,9 @@ $("picture").onblur = uncover;
 
 $("side").oninput = () => { $("side-said").textContent = patchSide(); };
 
-const POINT = matchMedia("(hover: none)").matches
+const isTouch = matchMedia("(hover: none)").matches;
+if (isTouch) $("choose-said").textContent = "Tap any map to choose a pixel.";
+const POINT = isTouch
   ? "Tap either picture to hide a part of it; tap the gray patch to take it away."
   : "Point at either picture to hide a part of it.";
 

@@ -7,6 +7,7 @@ const {config} = LIVE;
 
 const state = {
   bitmap: null,  // the reader's picture
+  truth: {},  // of an example: what it `shows`, and the `right` names for it
   seen: null,  // size * size * 3 bytes: what the network sees of it
   trace: null,  // every map of the last pass
   whole: null,  // probabilities for the whole picture by the whole network
@@ -48,13 +49,13 @@ async function weightsArrived(weights) {
   try {
     state.filters = (await ask("load", {weights, config})).filters;
     document.documentElement.dataset.ready = "loaded";
-    if (state.bitmap) await show(state.bitmap);  // else it is shown when it comes
+    if (state.bitmap) await show(state.bitmap, state.truth);  // else it is shown when it comes
   } catch (error) { $("ms").textContent = `The network did not start: ${error.message}`; }
 }
 
 // A new picture: look at it, run, draw everything.
-async function show(bitmap) {
-  state.bitmap = bitmap;
+async function show(bitmap, truth = {}) {
+  Object.assign(state, {bitmap, truth});
   clearHeat();
   state.patch = null;
   complain("");
@@ -131,13 +132,23 @@ function drawTop() {
   const {probabilities, whole} = state;
   const shown = ranking(probabilities).slice(0, 5), first = ranking(whole)[0];
   const words = shown.map(k => `${className(k)} ${percent(probabilities[k])}`);
-  say(`Top five: ${words.join(", ")}.`, 600);
+  const miss = $("miss").textContent = missWords();
+  $("miss").hidden = !miss;
+  say(`Top five: ${words.join(", ")}. ${miss}`, 600);
   if (!shown.includes(first)) shown.push(first);
   $("top").replaceChildren(...shown.map(topRow));
   $("top-legend").hidden = !shown.some(hasChanged);
   const [best] = shown, change = hasChanged(first) ? `, before: ${className(first)} `
     + percent(whole[first]) : "";
   $("peek-answer").textContent = `${className(best)} ${percent(probabilities[best])}${change}`;
+}
+
+// Of a picture whose right names are known, if the whole of it is called something else.
+function missWords() {
+  const {shows, right} = state.truth, first = className(ranking(state.whole)[0]);
+  if (!right || right.split("|").includes(first)) return "";
+  const names = right.replaceAll("|", ", ").replace(/, ([^,]*)$/, " or $1");
+  return `A miss: this is ${shows}. Among the things that it knows, ${names} would be right.`;
 }
 
 function hasChanged(k) { return Math.abs(state.probabilities[k] - state.whole[k]) >= 0.005; }
