@@ -215,6 +215,41 @@ def test_the_road_shows_what_the_networks_have(page):
     assert "25.6 M" in page.inner_text("#road-table")
 
 
+CUT = """() => {
+  const cut = [], draw = (a, b) => {
+    $("from").value = a; $("to").value = b; drawRoad();
+    for (const diagram of [$("left"), $("right")]) {
+      const {right} = diagram.getBoundingClientRect();
+      for (const words of diagram.querySelectorAll("span"))
+        if (words.getBoundingClientRect().right > right) cut.push(`${a} ${b} ${words.innerText}`);
+    }
+  };
+  for (const stage of [1, 4]) {
+    $("road-stage").value = stage;
+    for (const {name, parent} of walk.slice(1)) { draw(parent, name); draw("base", name); }
+  }
+  $("road-stage").value = 3;
+  $("walk").oninput();
+  return cut; }"""
+
+
+@pytest.mark.parametrize("width", [1280, 1001, 761, 390])
+def test_no_label_of_the_road_is_cut(page, width):
+    page.set_viewport_size({"width": width, "height": 800})
+    assert page.evaluate(CUT) == []
+    page.set_viewport_size({"width": 1280, "height": 800})
+
+
+def test_steps_from_the_same_one_are_called_alternatives(page):
+    for at, step in enumerate(roadmap.steps()):
+        if not at: continue
+        page.evaluate(f"$('walk').value = {at}; $('walk').oninput()")
+        said = page.inner_text("#changes-said")
+        assert ("Alternatives" in said) == (step.name in ("k5", "k7", "k9", "k11"))
+        assert "Alternatives" not in said or "goes on from kernel 7." in said
+    page.evaluate("$('walk').value = $('walk').defaultValue; 0")
+
+
 def test_the_road_starts_where_something_is_seen_and_says_how_much_changes(page):
     page.evaluate("$('walk').value = $('walk').defaultValue; 0")
     assert page.evaluate("REASONS[walk[1].name].length") > 20

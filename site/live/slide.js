@@ -9,6 +9,7 @@ function stopSliding() {
   clearInterval(sliding.timer);
   sliding = null;
   $("slide").textContent = "Slide the window";
+  $("conv-said").style.minHeight = "";
   drawBlock();
 }
 
@@ -22,6 +23,7 @@ function startSliding() {
   };
   sliding = {timer: setInterval(step, 40), pixel: 0};
   $("slide").textContent = "Stop";
+  $("conv-said").style.minHeight = `${$("conv-said").offsetHeight}px`;  // so that nothing jumps
 }
 
 // The place that the first panel shows.
