@@ -2,6 +2,7 @@
 import base64
 import io
 import json
+import re
 
 import live
 import pytest
@@ -172,7 +173,7 @@ def test_a_block_opens_by_keyboard_and_arrows_move_the_pixel(page):
     page.keyboard.press("ArrowUp")
     assert page.evaluate("state.open.row") == row - 1
     page.wait_for_function("text => $('said').textContent.startsWith(text)",
-                           arg=f"Row {row - 1}, column")
+                           arg=f"Row {row}, column")
     shown = page.inner_text("#terms").split()[-1].replace("−", "-")
     where = "state.open.row * 4 + state.open.col"
     value = page.evaluate(f"state.trace.stages[2].blocks[1].conv[({where}) * 160"
@@ -212,6 +213,41 @@ def test_the_road_shows_what_the_networks_have(page):
         assert f"{step.top1:.2f} %" in page.inner_text("#road-table")
     page.select_option("#from", "base")
     assert "25.6 M" in page.inner_text("#road-table")
+
+
+CUT = """() => {
+  const cut = [], draw = (a, b) => {
+    $("from").value = a; $("to").value = b; drawRoad();
+    for (const diagram of [$("left"), $("right")]) {
+      const {right} = diagram.getBoundingClientRect();
+      for (const words of diagram.querySelectorAll("span"))
+        if (words.getBoundingClientRect().right > right) cut.push(`${a} ${b} ${words.innerText}`);
+    }
+  };
+  for (const stage of [1, 4]) {
+    $("road-stage").value = stage;
+    for (const {name, parent} of walk.slice(1)) { draw(parent, name); draw("base", name); }
+  }
+  $("road-stage").value = 3;
+  $("walk").oninput();
+  return cut; }"""
+
+
+@pytest.mark.parametrize("width", [1280, 1001, 761, 390])
+def test_no_label_of_the_road_is_cut(page, width):
+    page.set_viewport_size({"width": width, "height": 800})
+    assert page.evaluate(CUT) == []
+    page.set_viewport_size({"width": 1280, "height": 800})
+
+
+def test_steps_from_the_same_one_are_called_alternatives(page):
+    for at, step in enumerate(roadmap.steps()):
+        if not at: continue
+        page.evaluate(f"$('walk').value = {at}; $('walk').oninput()")
+        said = page.inner_text("#changes-said")
+        assert ("Alternatives" in said) == (step.name in ("k5", "k7", "k9", "k11"))
+        assert "Alternatives" not in said or "goes on from kernel 7." in said
+    page.evaluate("$('walk').value = $('walk').defaultValue; 0")
 
 
 def test_the_road_starts_where_something_is_seen_and_says_how_much_changes(page):
@@ -256,6 +292,58 @@ def test_a_block_that_is_off_hands_on_its_input(page):
     page.click("#restore")
     settled(page)
     assert not page.evaluate(same) and page.locator(".card.off").count() == 0
+
+
+@pytest.mark.parametrize("leave", ["uncover()", "0"])  # a mouse on its way; a finger's patch stays
+def test_a_sweep_compares_with_the_whole_picture(page, leave):
+    before = settled(page)
+    page.evaluate("hide(16, 16); 0")
+    assert settled(page) != before
+    page.evaluate(f"$('side').value = 32; {leave}; $('sweep').click()")
+    page.wait_for_function("state.heat && !sweeping", timeout=TIMEOUT)
+    page.evaluate("$('side').value = 16")
+    first, share = page.evaluate("[className(ranking(state.whole)[0]), "
+                                 "percent(Math.max(...state.whole))]")
+    assert f"“{first}” ({share})" in page.inner_text("#seen-said")
+    assert settled(page) == before
+    assert page.is_hidden("#top-legend")
+
+
+def test_the_sums_that_are_printed_add_up(page):
+    def reckon(words):
+        "The number on the right, and what is on the left of it."
+        left, right = re.sub("[−×]", lambda m: {"−": "-", "×": "*"}[m[0]], words).split("=")
+        return float(right), eval(left)
+    pixels = page.evaluate("opened().side ** 2")
+    for pixel in range(pixels):
+        page.evaluate("pixel => choosePixel(Math.floor(pixel / opened().side), "
+                      "pixel % opened().side)", pixel)
+        said = re.search(r"Channel \d+: (.*)\.$", page.inner_text("#sum-said"))[1]
+        right, left = reckon(said)
+        assert abs(right - left) < 1e-9 and "+ −" not in said and "= −0.00" not in said
+        right, left = reckon(re.sub(r"[a-z]+ (\d+ )?[a-z ]*", "", page.inner_text("#terms")))
+        assert abs(right - left) < 0.00501
+
+
+def test_a_sliding_window_leaves_the_chosen_pixel_and_can_be_stopped(page):
+    open_block(page, 0, 0)
+    page.evaluate("choosePixel(7, 7)")
+    heading, norm = page.inner_text("#block-said"), page.get_attribute("#bars-norm", "aria-label")
+    assert "Row 8, column 8" in heading
+    page.click("#slide")
+    page.wait_for_function("sliding?.pixel > 2")
+    said = page.inner_text("#conv-said")
+    assert "row 1, column" in said and "chosen pixel, row 8, column 8" in said
+    page.evaluate("drawAll()")
+    assert page.inner_text("#block-said") == heading
+    assert page.get_attribute("#bars-norm", "aria-label") == norm
+    page.click("#no-depthwise")
+    settled(page)
+    assert page.evaluate("sliding") is None
+    assert page.inner_text("#slide") == "Slide the window"
+    page.click("#restore")
+    settled(page)
+    assert page.inner_text("#block-said") == heading
 
 
 def test_every_panel_says_why_and_leads_to_a_chapter(page):
@@ -316,12 +404,56 @@ def test_the_answer_says_what_changed_and_how_good_it_is(page, network):
     assert f"only these {len(network[2])} things" in known.inner_text()
 
 
+def try_example(page, at):
+    page.evaluate("document.documentElement.dataset.ready = 'waiting'")
+    page.locator("#examples button").nth(at).click()
+    page.wait_for_selector("html[data-ready=ran]", timeout=TIMEOUT)
+
+
+def test_a_miss_is_said_where_the_right_names_are_known(page):
+    settled(page)
+    found = {}
+    for at, (shows, right, *_) in enumerate(live.examples()):
+        try_example(page, at)
+        known = page.evaluate("config.classes.map((_, k) => className(k))")
+        first = page.evaluate("className(ranking(state.whole)[0])")
+        missed = any(name in known for name in right) and first not in right
+        found[shows] = page.inner_text("#miss") if page.is_visible("#miss") else ""
+        assert bool(found[shows]) == missed and (not missed or shows in found[shows])
+    said = page.evaluate("""() => { const {truth, whole} = state, all = [];
+      state.whole = config.classes.map((_, k) => k ? 0 : 1);
+      for (const right of [className(0), className(1), ""]) {
+        state.truth = {shows: "a thing", right};
+        all.push(missWords());
+      }
+      Object.assign(state, {truth, whole});
+      return all; }""")
+    assert said[0] == said[2] == "" and said[1].startswith("A miss: this is a thing.")
+    try_example(page, 0)
+
+
+def test_the_list_of_things_scrolls_down_by_wheel_and_keys(page):
+    page.click(".known summary")
+    things = page.locator(".known ul")
+    assert things.evaluate("one => one.scrollWidth <= one.clientWidth")
+    things.hover()
+    page.mouse.wheel(0, 100)
+    page.wait_for_function("document.querySelector('.known ul').scrollTop > 50")
+    things.focus()
+    page.keyboard.press("End")
+    last = things.locator("li").last
+    page.wait_for_function("""() => { const list = document.querySelector('.known ul');
+      return list.scrollTop + list.clientHeight >= list.scrollHeight - 1; }""")
+    assert last.inner_text() and last.is_visible()
+    page.click(".known summary")
+
+
 def test_the_page_knows_its_network_from_the_card(tmp_path):
     better = tmp_path / "better.safetensors"
     better.with_suffix(".md").write_text("| validation | 71.25 % | 90.00 % |\n")
     found = live.knowledge(better, ("n00000001 red kite", "disc"))
     assert "71 of 100" in found["accuracy_words"] and found["class_count"] == "2"
-    assert found["class_list"] == "disc<br>red kite" and found["shapes_words"] == ""
+    assert found["class_list"] == "<li>disc</li><li>red kite</li>" and found["shapes_words"] == ""
     assert "none of its things" in live.knowledge(better, ("n00000001 red kite",))["shapes_words"]
 
 
@@ -361,6 +493,9 @@ def test_without_javascript_it_says_why_and_shows_pictures(browser, site):
     assert "does not run scripts" in page.inner_text("noscript")
     assert page.is_visible("noscript img")
     assert page.is_hidden("#way")
+    said = page.inner_text("main")  # nothing waits for what cannot come
+    assert "Loading the network" not in said and "Choose" not in said
+    assert page.locator("button:visible, canvas:visible").count() == 0
     context.close()
 
 

@@ -17,14 +17,16 @@ from convnext_nb import convnext, data, draw, models, shapes
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "site" / "live"
 IN_WORKER = ("safetensors.js", "network.js", "picture.js", "worker.js")
-SCRIPTS = ("drawing.js", "network.js", "picture.js", "data.js", "steps.js", "page.js", "hide.js",
-           "reasons.js", "road.js", "way.js", "panels.js", "block.js", "input.js",
-           "weights.js")  # last: the page is there before them
-PHOTOS = {  # file: (what it shows, whose it is, as scikit-image's `skimage.data` says)
-    "coffee.jpg": ("a cup of espresso", "the coffee cup by Rachel Michetti, courtesy of Pikolo "
-                   "Espresso Bar (CC0)"),
-    "rocket.jpg": ("a rocket at night", "the launch of a Falcon 9 by SpaceX (public domain)"),
-    "cat.jpg": ("a cat", "the cat Chelsea by Stefan van der Walt (CC0)"),
+SCRIPTS = ("numbers.js", "drawing.js", "network.js", "picture.js", "data.js", "steps.js", "page.js",
+           "hide.js", "reasons.js", "road.js", "way.js", "panels.js", "block.js", "slide.js",
+           "input.js", "weights.js")  # last: the page is there before them
+PHOTOS = {  # file: (what it shows, right names, whose it is, as scikit-image's `skimage.data` says)
+    "coffee.jpg": ("a cup of espresso", ("espresso",), "the coffee cup by Rachel Michetti, "
+                   "courtesy of Pikolo Espresso Bar (CC0)"),
+    "rocket.jpg": ("a rocket at night", ("projectile",),
+                   "the launch of a Falcon 9 by SpaceX (public domain)"),
+    "cat.jpg": ("a cat", ("tabby", "Persian cat", "Egyptian cat"),
+                "the cat Chelsea by Stefan van der Walt (CC0)"),
 }
 DRAWN = ("disc", "star", "ring")
 
@@ -83,18 +85,18 @@ def data_url(image: Image.Image, kind: str) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def examples() -> list[tuple[str, str, Image.Image, str]]:
-    "Pictures to try: what it shows, its address, the picture, whose it is."
+def examples() -> list[tuple[str, tuple[str, ...], str, Image.Image, str]]:
+    "Pictures to try: what it shows, right names, its address, the picture, whose it is."
     found = []
-    for name, (shows, source) in PHOTOS.items():
+    for name, (shows, right, source) in PHOTOS.items():
         path = SOURCE / "photos" / name
         url = "data:image/jpeg;base64," + base64.b64encode(path.read_bytes()).decode()
-        found.append((shows, url, Image.open(path), source))
+        found.append((shows, right, url, Image.open(path), source))
     drawn = data.Shapes(n_train=10, n_val=100).val
     for name in DRAWN:
         first = int((drawn.labels == shapes.SHAPES.index(name)).nonzero()[0])
         image = Image.fromarray(drawn.images[first].numpy())
-        found.append((f"a drawn {name}", data_url(image, "png"), image, ""))
+        found.append((f"a drawn {name}", (name,), data_url(image, "png"), image, ""))
     return found
 
 
@@ -125,22 +127,31 @@ def still(net, image: Image.Image, preprocessing) -> Image.Image:
     return strip.quantize(128)
 
 
-def buttons(pictures) -> str:
-    "A button for each picture to try."
-    return "\n".join(f'<button><img src="{url}" alt="Try {shows}" title="{shows}"></button>'
-                     for shows, url, _, _ in pictures)
+def buttons(pictures, known: list[str]) -> str:
+    "A button for each picture to try, with the names for it that are right and known."
+    found = []
+    for shows, right, url, *_ in pictures:
+        names = "|".join(name for name in right if name in known)
+        found.append(f'<button data-shows="{shows}" data-right="{names}">'
+                     f'<img src="{url}" alt="Try {shows}" title="{shows}"></button>')
+    return "\n".join(found)
+
+
+def plain_names(classes) -> list[str]:
+    "The names of the classes without ImageNet's numbers."
+    return [re.sub(r"^n\d{8} ", "", name) for name in classes]
 
 
 def knowledge(path: Path, classes) -> dict[str, str]:
     "How good the network is and what it knows, in words, from its card and its class names."
-    names = sorted((re.sub(r"^n\d{8} ", "", name) for name in classes), key=str.lower)
+    names = sorted(plain_names(classes), key=str.lower)
     measured = accuracy(path)
     known = any(name in DRAWN for name in names)
     return {
         "accuracy_words": f"It is right first time on {measured:.0f} of 100 pictures that it was "
                           "tested on." if measured else "",
         "class_count": str(len(names)),
-        "class_list": "<br>".join(map(html.escape, names)),
+        "class_list": "".join(f"<li>{html.escape(name)}</li>" for name in names),
         "shapes_words": "" if known else " (none of its things: to look inside)",
     }
 
@@ -154,8 +165,9 @@ def page(net, preprocessing, classes, path: Path) -> str:
     "The text of live.html."
     about = metadata(path)
     pictures = examples()
-    with torch.no_grad(): strip = still(net, pictures[0][2], preprocessing)
-    (guess, chance), = models.classify(net, [pictures[0][2]], preprocessing, classes, top=1)[0]
+    known = plain_names(classes)
+    with torch.no_grad(): strip = still(net, pictures[0][3], preprocessing)
+    (guess, chance), = models.classify(net, [pictures[0][3]], preprocessing, classes, top=1)[0]
     sources = "; ".join(source for *_, source in pictures if source)
     return fill(
         (SOURCE / "index.html").read_text(encoding="utf-8"),
@@ -163,7 +175,8 @@ def page(net, preprocessing, classes, path: Path) -> str:
         megabytes=f"{path.stat().st_size * 4 / 3 / 1e6:.0f}",
         shows=pictures[0][0], guess=html.escape(f"{guess.partition(' ')[2]} ({chance:.0%})"),
         strip=data_url(strip, "png"), strip_width=str(strip.width),
-        photos=buttons(pictures[:len(PHOTOS)]), figures=buttons(pictures[len(PHOTOS):]),
+        photos=buttons(pictures[:len(PHOTOS)], known),
+        figures=buttons(pictures[len(PHOTOS):], known),
         name=path.name, data=html.escape(about.get("data", "")),
         input_words=f"{preprocessing.size} x {preprocessing.size} pixels go in.",
         **knowledge(path, classes),

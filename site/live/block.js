@@ -20,7 +20,7 @@ function followPixel(canvas) {
     stopSliding();
     choosePixel(state.open.row + moves[event.key][0], state.open.col + moves[event.key][1]);
     const {row, col} = state.open;
-    say(`Row ${row}, column ${col}: ${canvas.dataset.value}`);
+    say(`Row ${row + 1}, column ${col + 1}: ${canvas.dataset.value}`);
   };
 }
 
@@ -67,11 +67,6 @@ function chooseStrongest() {
     Object.assign(state.open, {row: middle, col: middle});
   }
 }
-
-function number(v) { return v.toFixed(2).replace("-", "−"); }
-
-// A learned factor may be tiny: it keeps two digits.
-function factor(v) { return Math.abs(v) < 0.01 ? v.toPrecision(2) : number(v); }
 
 // All that the panels need: the sizes, the chosen place and channel, the maps and the weights.
 function opened() {
@@ -123,12 +118,13 @@ function frameHere({row, col}, reach = 0) {
 }
 
 // The first panel. Switched off, a depthwise convolution hands on what came in.
-function drawConvolution(at) {
+function drawConvolution(chosen) {
+  const at = atWindow(chosen);
   const {trace, weights, c, channel, pixel} = at, {kernel} = config, off = state.off.depthwise;
   const reach = (kernel - 1) / 2;
   drawChannel("map-input", trace.input, "Input", at, {frames: [frameHere(at, off ? 0 : reach)]});
   drawChannel("map-conv", trace.conv, "After the convolution", at,
-              {frames: [frameHere(at)], until: sliding && pixel});
+              {frames: [frameHere(at)], until: sliding?.pixel ?? null});
   const stops = [-1, -0.5, 0, 0.5, 1].map(v => css(signed(v)));
   $("legend").style.background = `linear-gradient(90deg, ${stops.join(", ")})`;
   const taps = Float32Array.from({length: kernel ** 2}, (_, a) => weights.conv[a * c + channel]);
@@ -142,11 +138,16 @@ function drawConvolution(at) {
       number(trace.input[pixel * c + channel])}</b>`;
     $("conv-said").textContent = "The depthwise convolutions are switched off: no pixel meets a "
       + "neighbor here.";
-  } else writeTerms(at);
+  } else {
+    writeTerms(at);
+    $("conv-said").textContent = sliding ? `The window has come to ${placeWords(at)}. All other `
+      + `panels stay at the chosen pixel, ${placeWords(chosen)}.` : convolutionWords(at);
+  }
 }
 
 // The sum of the window, largest terms first: every term is a number of the map times one of the
-// filter. The last number is what the network itself got.
+// filter. The last number is what the network itself got, and the many small terms are what is
+// left: so they take up what the printed ones lose in rounding.
 function writeTerms({trace, weights, side, row, col, channel, c, pixel}) {
   const {kernel} = config, reach = (kernel - 1) / 2, terms = [];
   for (let dy = -reach; dy <= reach; dy++)
@@ -158,14 +159,22 @@ function writeTerms({trace, weights, side, row, col, channel, c, pixel}) {
       terms.push({value, weight, product: value * weight});
     }
   terms.sort((a, b) => Math.abs(b.product) - Math.abs(a.product));
-  const rest = terms.slice(4).reduce((sum, term) => sum + term.product, 0);
-  const words = terms.slice(0, 4).map(t => `${number(t.value)}<i>×</i>${number(t.weight)}`);
-  words.push(`${number(rest)} <i>from ${Math.max(0, terms.length - 4)} more</i>`);
-  words.push(`${number(weights.convBias[channel])} <i>bias</i>`);
-  const sum = number(trace.conv[pixel * c + channel]);
-  $("terms").innerHTML = `${words.join(" <i>+</i> ")} <i>=</i> <b>${sum}</b>`;
-  const all = kernel ** 2, beyond = all - terms.length;
-  $("conv-said").textContent = "Each channel has a filter of its own and sees only its own map. "
+  const shown = terms.slice(0, 4), sum = trace.conv[pixel * c + channel];
+  const bias = weights.convBias[channel];
+  const rest = rounded(sum) - rounded(bias)
+    - shown.reduce((all, {value, weight}) => all + rounded(value) * rounded(weight), 0);
+  const words = shown.map(t => `${number(t.value)}<i>×</i>${number(t.weight)}`);
+  const more = terms.length - shown.length;
+  words.push(`${number(rest)} <i>from ${more ? `${more} more and ` : ""}rounding</i>`);
+  words.push(`${number(bias)} <i>bias</i>`);
+  $("terms").innerHTML = `${words.join(" <i>+</i> ")} <i>=</i> <b>${number(sum)}</b>`;
+}
+
+function convolutionWords({side, row, col}) {
+  const {kernel} = config, reach = (kernel - 1) / 2, all = kernel ** 2;
+  const inside = at => Math.min(side, at + reach + 1) - Math.max(0, at - reach);
+  const beyond = all - inside(row) * inside(col);
+  return "Each channel has a filter of its own and sees only its own map. "
     + `The window moves over the map; in every place ${all} products are added up, and the bias, `
     + "a learned number. "
     + (beyond ? `Here ${beyond} of the ${all} lie beyond the border and count as 0. ` : "")
@@ -241,32 +250,8 @@ function drawSum(at) {
     ? `Channel ${channel} stays ${number(output[channel])} (the block would add `
       + `${number(scaled[channel])}, but is switched off).`
     : "The block only adds to what came in. Over all channels of this pixel, what it adds is "
-      + `${share} times as long as what came in. Channel ${channel}: ${number(input[channel])} + `
-      + `${number(scaled[channel])} = ${number(output[channel])}.`;
-}
-
-// The window slides over the map by itself, and the map that comes out fills up behind it. However
-// large the map is, it takes ten seconds at most. The other panels wait.
-let sliding = null;
-function stopSliding() {
-  if (!sliding) return;
-  clearInterval(sliding);
-  sliding = null;
-  $("slide").textContent = "Slide the window";
-  drawBlock();
-}
-
-function startSliding() {
-  const {side} = opened(), start = performance.now(), seconds = Math.min(10, side ** 2 * 0.3);
-  forgetUnit();
-  sliding = setInterval(() => {
-    const done = Math.min(1, (performance.now() - start) / 1000 / seconds);
-    const pixel = Math.min(side ** 2 - 1, Math.floor(done * side ** 2));
-    Object.assign(state.open, {row: Math.floor(pixel / side), col: pixel % side});
-    drawConvolution(opened());
-    if (done === 1) stopSliding();
-  }, 40);
-  $("slide").textContent = "Stop";
+      + `${share} times as long as what came in. Channel ${channel}: `
+      + `${sumWords(input[channel], scaled[channel], output[channel])}.`;
 }
 
 $("channel").onchange = event => {
@@ -285,7 +270,3 @@ for (const [id, step] of [["before", -1], ["after", 1]])
   };
 
 makeStrip();
-$("slide").onclick = () => {
-  if (sliding) stopSliding();
-  else if (state.trace) startSliding();
-};

@@ -4,6 +4,7 @@
 function patchSide() { return Number($("side").value); }
 
 function hide(row, col) {
+  if (sweeping) return;
   const side = patchSide(), most = config.size - side;
   const within = v => Math.min(most, Math.max(0, Math.round(v)));
   state.patch = {row: within(row), col: within(col), side};
@@ -12,7 +13,7 @@ function hide(row, col) {
 }
 
 function uncover() {
-  if (!state.patch || sweeping) return;
+  if (!state.patch) return;
   state.patch = null;
   drawPictures();
   run();
@@ -57,22 +58,25 @@ $("picture").onblur = uncover;
 
 $("side").oninput = () => { $("side-said").textContent = patchSide(); };
 
-const POINT = matchMedia("(hover: none)").matches
+const isTouch = matchMedia("(hover: none)").matches;
+if (isTouch) $("choose-said").textContent = "Tap any map to choose a pixel.";
+const POINT = isTouch
   ? "Tap either picture to hide a part of it; tap the gray patch to take it away."
   : "Point at either picture to hide a part of it.";
 
 // The sweep: the worker puts the patch everywhere and reports after each place. A pixel's heat is
 // the mean over all patches that hid it. What is measured is either how far the first guess fell,
-// or how much the chosen unit changed.
+// or how much the chosen unit changed, from what they are with nothing hidden, which the worker
+// tells, too.
 let sweeping = null;
 const BUTTONS = {class: ["sweep", "Sweep"], unit: ["measure", "Measure what it depends on"]};
 
 function startSweep(measure, line, words) {
   if (!state.seen) return;
   clearHeat();
+  uncover();
   const {size} = config, side = patchSide();
-  const best = state.probabilities.indexOf(Math.max(...state.probabilities));
-  sweeping = {id: ++lastId, measure, line, words, best, before: state.probabilities[best],
+  sweeping = {id: ++lastId, measure, line, words, patch: null,
               sum: new Float32Array(size ** 2), count: new Float32Array(size ** 2)};
   state.heatOf = measure;
   worker.postMessage({id: sweeping.id, task: "sweep", seen: state.seen, off: state.off, side,
@@ -80,18 +84,19 @@ function startSweep(measure, line, words) {
   $(BUTTONS[measure][0]).textContent = "Stop";
 }
 
-function sweepStep({id, patch, probabilities, change, done}) {
+function sweepStep({id, patch, unhidden, probabilities, change, done}) {
   if (!sweeping || sweeping.id !== id) return;
-  const {sum, count, measure, line, best, before, words} = sweeping, {size} = config;
-  const value = measure === "class" ? before - probabilities[best] : change;
+  const {sum, count, measure, line, words} = sweeping, {size} = config;
+  const [best] = ranking(unhidden);
+  const value = measure === "class" ? unhidden[best] - probabilities[best] : change;
   for (let r = patch.row; r < patch.row + patch.side; r++)
     for (let c = patch.col; c < patch.col + patch.side; c++) {
       sum[r * size + c] += value;
       count[r * size + c]++;
     }
   state.heat = sum.map((v, i) => count[i] ? v / count[i] : 0);
-  state.patch = done < 1 ? patch : null;
-  $(line).textContent = `${words(best, before)} ${done < 1 ? percent(done) : ""}`;
+  sweeping.patch = patch;
+  $(line).textContent = `${words(best, unhidden[best])} ${done < 1 ? percent(done) : ""}`;
   if (done === 1) stopSweep();
   drawPictures();
 }
@@ -102,7 +107,6 @@ function stopSweep() {
   const [button, words] = BUTTONS[sweeping.measure];
   $(button).textContent = words;
   sweeping = null;
-  state.patch = null;
 }
 
 // Heat and its words tell of one picture, one network and, if it was measured, one unit: when that
@@ -122,11 +126,11 @@ function pressSweep(measure, line, words) {
   drawPictures();
 }
 
-$("sweep").onclick = () => pressSweep("class", "seen-said", (best, before) =>
-  `Orange: hiding this lowers “${className(best)}” (${percent(before)}). Purple: it raises it.`);
+$("sweep").onclick = () => pressSweep("class", "seen-said", (best, share) =>
+  `Orange: hiding this lowers “${className(best)}” (${percent(share)}). Purple: it raises it.`);
 
 $("measure").onclick = () => pressSweep("unit", "peek-said", () =>
-  `Orange: hiding this changes row ${state.open.row}, column ${state.open.col} of the block most.`);
+  `Orange: hiding this changes ${placeWords(state.open)} of the block most.`);
 
 // Heat over a gray picture: nothing where nothing changes, full color at the strongest place.
 // Neither color is one of the maps', which mean above and below zero.

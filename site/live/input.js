@@ -10,7 +10,7 @@ for (const button of $("examples").querySelectorAll("button"))
   button.onclick = async () => {
     const picture = button.querySelector("img");
     await picture.decode();
-    await show(await createImageBitmap(picture));
+    await show(await createImageBitmap(picture), button.dataset);
   };
 
 $("examples").querySelector("button").onclick();

@@ -7,12 +7,13 @@ const {config} = LIVE;
 
 const state = {
   bitmap: null,  // the reader's picture
+  truth: {},  // of an example: what it `shows`, and the `right` names for it
   seen: null,  // size * size * 3 bytes: what the network sees of it
   trace: null,  // every map of the last pass
   whole: null,  // probabilities for the whole picture by the whole network
   probabilities: null,  // and those of the last pass
   off: {blocks: [], depthwise: false, layerScale: false},
-  patch: null,  // {row, col, side}: the hidden square
+  patch: null,  // {row, col, side}: the square that the reader hides
   heat: null,  // size * size numbers that are laid over the picture
   heatOf: null,  // what they tell of: "class" or "unit"
   open: {stage: 0, block: 0, channel: 0, row: null, col: null},
@@ -48,13 +49,13 @@ async function weightsArrived(weights) {
   try {
     state.filters = (await ask("load", {weights, config})).filters;
     document.documentElement.dataset.ready = "loaded";
-    if (state.bitmap) await show(state.bitmap);  // else it is shown when it comes
+    if (state.bitmap) await show(state.bitmap, state.truth);  // else it is shown when it comes
   } catch (error) { $("ms").textContent = `The network did not start: ${error.message}`; }
 }
 
 // A new picture: look at it, run, draw everything.
-async function show(bitmap) {
-  state.bitmap = bitmap;
+async function show(bitmap, truth = {}) {
+  Object.assign(state, {bitmap, truth});
   clearHeat();
   state.patch = null;
   complain("");
@@ -112,8 +113,6 @@ function drawAll() {
 
 function className(k) { return config.classes[k].replace(/^n\d{8} /, ""); }
 
-function percent(p) { return `${(100 * p).toFixed(p < 0.0995 ? 1 : 0)} %`; }
-
 // What went wrong, beside the buttons that it came from.
 function complain(words) { $("complaint").textContent = words; }
 
@@ -133,13 +132,23 @@ function drawTop() {
   const {probabilities, whole} = state;
   const shown = ranking(probabilities).slice(0, 5), first = ranking(whole)[0];
   const words = shown.map(k => `${className(k)} ${percent(probabilities[k])}`);
-  say(`Top five: ${words.join(", ")}.`, 600);
+  const miss = $("miss").textContent = missWords();
+  $("miss").hidden = !miss;
+  say(`Top five: ${words.join(", ")}. ${miss}`, 600);
   if (!shown.includes(first)) shown.push(first);
   $("top").replaceChildren(...shown.map(topRow));
   $("top-legend").hidden = !shown.some(hasChanged);
   const [best] = shown, change = hasChanged(first) ? `, before: ${className(first)} `
     + percent(whole[first]) : "";
   $("peek-answer").textContent = `${className(best)} ${percent(probabilities[best])}${change}`;
+}
+
+// Of a picture whose right names are known, if the whole of it is called something else.
+function missWords() {
+  const {shows, right} = state.truth, first = className(ranking(state.whole)[0]);
+  if (!right || right.split("|").includes(first)) return "";
+  const names = right.replaceAll("|", ", ").replace(/, ([^,]*)$/, " or $1");
+  return `A miss: this is ${shows}. Among the things that it knows, ${names} would be right.`;
 }
 
 function hasChanged(k) { return Math.abs(state.probabilities[k] - state.whole[k]) >= 0.005; }
@@ -158,25 +167,27 @@ function topRow(k) {
   return row;
 }
 
-// Both pictures, with the hidden square, the heat, and the frame of what the chosen pixel sees; and
-// the second once more, small, beside the opened block.
+// Both pictures, with the hidden square and the heat; and the second once more, small, beside the
+// opened block, with the frame of what the chosen pixel sees.
 function drawPictures() {
   if (!state.bitmap) return;
-  const pens = [drawOriginal()];
-  if (state.seen) {
-    pens.push(drawSeen());
-    $("seen").setAttribute("aria-label", seenWords());
-  }
-  if (state.trace && !state.patch)
-    for (const pen of pens) drawField(pen, receptiveField(state.open), color("field"));
+  drawOriginal();
+  if (!state.seen) return;
+  drawSeen();
+  $("seen").setAttribute("aria-label", seenWords());
   $("peek").width = $("peek").height = SHOWN;
-  $("peek").getContext("2d").drawImage($("seen"), 0, 0, SHOWN, SHOWN);
+  const pen = $("peek").getContext("2d");
+  pen.drawImage($("seen"), 0, 0, SHOWN, SHOWN);
+  if (state.trace && !hidden()) drawField(pen, receptiveField(state.open), color("field"));
 }
+
+// The square that is hidden on the page: the sweep's, or the reader's.
+function hidden() { return sweeping?.patch ?? state.patch; }
 
 const SHOWN = 224;  // the side of both pictures on the page
 
 function drawOriginal() {
-  const {bitmap, patch} = state, {size} = config;
+  const {bitmap} = state, {size} = config, patch = hidden();
   const {newWidth, newHeight, left, top} = fitted(bitmap.width, bitmap.height, config);
   const across = bitmap.width / newWidth, down = bitmap.height / newHeight;
   const pen = sharp($("picture"), SHOWN, SHOWN);
@@ -188,12 +199,11 @@ function drawOriginal() {
     const cell = SHOWN / size;
     pen.fillRect(patch.col * cell, patch.row * cell, patch.side * cell, patch.side * cell);
   }
-  return pen;
 }
 
 // Below heat the picture is gray, so that each color tells of the heat.
 function drawSeen() {
-  const {seen, patch, heat} = state, {size} = config;
+  const {seen, heat} = state, {size} = config, patch = hidden();
   const small = document.createElement("canvas");
   drawPixels(small, patch ? withPatch(seen, config, patch) : seen, size);
   const pen = sharp($("seen"), SHOWN, SHOWN);
@@ -202,7 +212,6 @@ function drawSeen() {
   pen.drawImage(small, 0, 0, SHOWN, SHOWN);
   pen.filter = "none";
   if (heat) drawHeat(pen, heat, SHOWN);
-  return pen;
 }
 
 function drawField(pen, field, ink) {
@@ -210,10 +219,10 @@ function drawField(pen, field, ink) {
 }
 
 function seenWords() {
-  const {patch, heat} = state, {size} = config;
+  const {heat} = state, {size} = config, patch = hidden();
   return `The picture as the network sees it, ${size} x ${size} pixels`
-    + (patch ? `, with a patch of ${patch.side} x ${patch.side} hidden at row ${patch.row}, `
-               + `column ${patch.col}` : "")
+    + (patch ? `, with a patch of ${patch.side} x ${patch.side} hidden at `
+               + placeWords(patch) : "")
     + (heat ? ". Colors over it show how much hiding each place changes the answer" : "") + ".";
 }
 
@@ -222,6 +231,7 @@ function switched() {
   const {off} = state;
   $("restore").hidden = !(off.blocks.length || off.depthwise || off.layerScale);
   clearHeat();
+  stopSliding();  // or its button, which may be disabled now, could not
   run();
 }
 $("no-depthwise").onchange = event => { state.off.depthwise = event.target.checked; switched(); };

@@ -40,8 +40,8 @@ const REASONS = {  // step: why the paper took it
   k5: "Attention looks farther than 3 x 3 pixels, and so should a convolution. Where the block is "
     + "narrow, this costs little.",
   k7: "Accuracy grows up to 7 x 7, the size of Swin's windows, and the whole cost hardly does.",
-  k9: "Beyond 7 x 7 nothing more is gained.",
-  k11: "Beyond 7 x 7 nothing more is gained.",
+  k9: "To see whether a larger window is better still: it is no better than 7 x 7.",
+  k11: "To see whether a larger window is better still: it is no better than 7 x 7.",
   gelu: "Transformers use GELU, a smooth ReLU. Here it changes next to nothing.",
   fewer_act: "A transformer has one activation in its MLP and none elsewhere. Only the one between "
     + "the two 1 x 1 convolutions stays.",

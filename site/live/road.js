@@ -69,8 +69,8 @@ function drawDiagram(element, boxes, others, most, moved, alone) {
   for (const box of boxes) {
     const row = there.get(box.role) || element.appendChild(makeRow(box.role));
     there.delete(box.role);
-    const height = box.kind === "norm" || box.kind === "act" ? 26 : 36;
     const found = fates(box, others, moved, alone);
+    const height = (box.kind === "norm" || box.kind === "act" ? 26 : 36) + (found.length ? 14 : 0);
     row.className = found.join(" ");
     row.style.height = `${height}px`;
     row.style.transform = `translateY(${y}px)`;
@@ -79,7 +79,7 @@ function drawDiagram(element, boxes, others, most, moved, alone) {
     figure.style.clipPath = outline(box, most);
     figure.style.background = box.kind === "add" ? color("quiet") : ROAD.colors[box.kind];
     words.textContent = boxWords(box);
-    if (found.length) words.prepend(makeElement("em", `${found.join(", ")} `));
+    if (found.length) words.prepend(makeElement("em", found.join(", ")));
     if (boxNumbers(box)) words.append(makeElement("small", boxNumbers(box)));
   }
   for (const row of there.values()) {  // boxes that are no more fade away
@@ -119,7 +119,7 @@ function drawChanges(a, b) {
     key => JSON.stringify(a.fields[key]) !== JSON.stringify(b.fields[key]));
   const isStep = b.parent === a.name, count = COUNTS[keys.length] || `${keys.length} things`;
   $("changes-said").textContent = isStep && keys.length > 1 ? `This step bundles ${count}:`
-    : keys.length ? "" : "Nothing: the same network twice.";
+    : keys.length ? alternatives(a, b) : "Nothing: the same network twice.";
   $("changes").replaceChildren();
   for (const key of keys) {
     const name = makeElement("dt", fieldName(key));
@@ -138,6 +138,16 @@ function drawChanges(a, b) {
   $("road-why").innerHTML = "<b>Why:</b> <span></span>";
   $("road-why").lastChild.textContent = isStep ? REASONS[b.name] : "take the steps between one by "
     + "one, with the slider: each says why.";
+}
+
+// Of several steps that start from the same one, the road follows one.
+function alternatives(a, b) {
+  const tried = walk.filter(step => step.parent === a.name);
+  if (tried.length < 2 || !tried.includes(b)) return "";
+  const taken = tried.find(step => walk.some(next => next.parent === step.name));
+  const names = tried.map(step => step.label).join(", ").replace(/, ([^,]*)$/, " and $1");
+  return `Alternatives: ${names} all start from “${a.label}”. The paper goes on from `
+    + `${taken.label}.`;
 }
 
 function spread(numbers) {

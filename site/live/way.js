@@ -172,12 +172,14 @@ function receptiveField({stage, block, row, col}) {
   return {row: top, col: left, rows: bottom - top, cols: right - left};
 }
 
-// Rows and columns are counted from 0, as the code counts them.
+// People count rows and columns from 1, the code from 0.
+function placeWords({row, col}) { return `row ${row + 1}, column ${col + 1}`; }
+
 function fieldWords(unit) {
   const {row, col, rows, cols} = receptiveField(unit), {size} = config;
   const inside = (start, length) => Math.min(size, start + length) - Math.max(0, start);
   const seen = `${inside(row, rows)} x ${inside(col, cols)}`;
-  return `Row ${unit.row}, column ${unit.col} of ${unit.block < 0 ? "the stem" : `stage ${
+  return `Row ${unit.row + 1}, column ${unit.col + 1} of ${unit.block < 0 ? "the stem" : `stage ${
     unit.stage + 1}`} can see ${seen} of the ${size} x ${size} pixels`
     + `${rows > size ? `; in a larger picture it would see ${rows} x ${cols}` : ""}.`;
 }

@@ -38,7 +38,7 @@ async function sweep({id, seen, off, side, step, watch}) {
     return values.subarray(at, at + c);
   };
   const whole = tasks.run({seen, off}).trace, places = [];
-  const before = unit(whole);
+  const before = unit(whole), unhidden = softmax(whole.logits);
   for (let row = 0; row + side <= net.config.size; row += step)
     for (let col = 0; col + side <= net.config.size; col += step) places.push({row, col, side});
   for (const [at, patch] of places.entries()) {
@@ -46,7 +46,7 @@ async function sweep({id, seen, off, side, step, watch}) {
     if (latest !== id) return;
     const {trace, probabilities} = tasks.run({seen, off, patch});
     const change = Math.hypot(...unit(trace).map((v, i) => v - before[i]));
-    postMessage({id, patch, probabilities, change, done: (at + 1) / places.length});
+    postMessage({id, patch, unhidden, probabilities, change, done: (at + 1) / places.length});
   }
 }
 
