@@ -529,6 +529,7 @@ def save_results(folder: str, found: dict):
     kept = json_lib.loads(path.read_text()) if path.exists() else {}
     path.write_text(json_lib.dumps(kept | found, indent=1) + "\n")
 
+# %% ../nbs/540_bench.ipynb #1318d1c1
 @command
 def cnx_bench(
     what: str = "all",  # pack, data, train, fast, models, profile, import, or all of them
