@@ -31,6 +31,8 @@ def left_behind(name: str) -> bool:
     "Whether a name, without its folder, is hidden or a system's own: no data of the user."
     return name.lower() in _NO_DATA or name.startswith(".") and name != "."
 
+_OURS = ({"recipe.json", "metrics.jsonl"}, {"meta.json", "train.u8"})  # a run; packed images
+
 # %% ../nbs/224_archive.ipynb #902ba3cd
 _AGAIN = "delete it and fetch it again, for instance with convnext_nb.data.fetch()"
 
@@ -38,7 +40,7 @@ class Archive:
     """The files in a zip or a folder: `names`, and `read(name)` below `root`.
 
     Of a folder also its `folders`, and `again`: links to where the walk had been. What is
-    `left_behind` is in none of them. ValueError if damaged."""
+    `left_behind` is in none of them, and no run and nothing packed. ValueError if damaged."""
     def __init__(self, path, root: str = ""):
         self.path = Path(path)
         self.root = root
@@ -48,11 +50,17 @@ class Archive:
             self._walk()
             return
         try: self.zip = zipfile.ZipFile(self.path)
-        except (zipfile.BadZipFile, EOFError) as e:
-            raise ValueError(f"{path} is not a complete zip file ({e}); {_AGAIN}") from e
+        except (zipfile.BadZipFile, EOFError) as e: raise self._no_zip(e) from e
         for name in self.zip.namelist(): self._check(name)
         self.names = [n for n in self.zip.namelist()
                       if not n.endswith("/") and not any(map(left_behind, n.split("/")))]
+
+    def _no_zip(self, error):
+        with self.path.open("rb") as file: begin = file.read(2)
+        if begin in (b"", b"PK"):
+            return ValueError(f"{self.path} is not a complete zip file ({error}); {_AGAIN}")
+        return ValueError(f"{self.path} is neither a folder nor a zip file: give a folder of "
+                          "pictures, or Tiny-ImageNet's zip, which convnext_nb.data.fetch() gets")
 
     def _check(self, name):
         parts = PurePosixPath(name.replace("\\", "/")).parts
@@ -65,6 +73,7 @@ class Archive:
 def _walk(self: Archive):
     "Fills `names`, `folders` and `again`."
     seen = {str(parent) for parent in self.path.resolve().parents}
+    ours = []  # folders that this library wrote
     real, links = [""], []  # links come last: a folder is known by its own name
     while real or links:
         inside = (real or links).pop()
@@ -73,15 +82,24 @@ def _walk(self: Archive):
             self.again.append(inside)
             continue
         seen.add(place)
+        entries = [entry for entry in self._entries(inside) if not left_behind(entry.name)]
+        there = {entry.name for entry in entries}
+        if inside and any(marks <= there for marks in _OURS):
+            ours.append(inside)
+            continue
         if inside: self.folders.append(inside)
-        for entry in self._entries(inside):
+        for entry in entries:
             name = f"{inside}/{entry.name}" if inside else entry.name
-            if left_behind(entry.name): continue
             if not entry.is_symlink(): (real if entry.is_dir() else self.names).append(name)
             else: (links if os.path.isdir(entry) else self.names).append(name)
         links.sort(reverse=True)  # the order of the disk decides nothing
     self.names.sort()
-    self.folders.sort()
+    self.folders = sorted(f for f in self.folders if not _holds_only(f, ours, self.names))
+
+def _holds_only(folder, ours, names):
+    "Whether a folder holds some of ours, and no other file."
+    def inside(some): return any(name.startswith(f"{folder}/") for name in some)
+    return inside(ours) and not inside(names)
 
 @patch
 def _entries(self: Archive, inside):

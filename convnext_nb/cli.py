@@ -69,6 +69,7 @@ def command(function):
 
 def _run_script(function):
     "Calls a function with the command line's arguments, and writes out what it prints."
+    if sys.stderr is None: sys.stderr = open(os.devnull, "w")  # None means stdout
     if isinstance(sys.stdout, io.TextIOWrapper): sys.stdout.reconfigure(errors="backslashreplace")
     with plain_errors():
         if signal.getsignal(signal.SIGINT) is convnext_nb.end_at_once:  # torch is loaded
@@ -262,7 +263,8 @@ def cnx_eval(
 def restored(run: str) -> dict:
     "What `models.restore` finds: the `weights`, and their average `ema` if the run kept one."
     nets = {"weights": models.restore(run)}
-    if (Path(run) / "ema.safetensors").exists(): nets["ema"] = models.restore(run, ema=True)
+    average = Path(run).expanduser() / "ema.safetensors"
+    if average.exists(): nets["ema"] = models.restore(run, ema=True)
     return nets
 
 def facts_of(run: str) -> dict:
@@ -390,7 +392,8 @@ def cnx_predict(
 def list_pictures(words: list[str]) -> list[Path]:
     "The pictures that are meant, those of a folder in the order of their names."
     found = []
-    for path in map(Path, [words] if isinstance(words, str) else words):
+    for word in [words] if isinstance(words, str) else words:
+        path = Path(word).expanduser()
         if not path.exists(): raise FileNotFoundError(f"there is no picture {path}")
         if not path.is_dir():
             found.append(path)

@@ -8,6 +8,7 @@ __all__ = ['TinyImageNet', 'picture_endings', 'is_picture', 'split_folders', 'fi
 
 # %% ../nbs/228_data.ipynb #da4b9237
 import os
+import re
 import sys
 from collections import Counter
 from functools import cache, partial
@@ -96,16 +97,20 @@ def is_picture(path: str | Path) -> bool:
     return os.path.splitext(path)[1].lower() in picture_endings()
 
 # %% ../nbs/228_data.ipynb #eeb10b56
-_SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation"),
-           "test": ("test", "testing")}  # in any case
+_SPLITS = {"train": ("train", "training"),
+           "val": ("val", "valid", "validation", "dev", "eval"),
+           "test": ("test", "testing")}
+
+def _is_split(folder, split):
+    "Whether a folder is named after a split, in any case, such as Valid, test_set or trainset."
+    return re.sub(r"[ _-]?set$", "", folder.lower()) in _SPLITS[split]
 
 def split_folders(archive: Archive) -> dict[str, str]:
     """Where a folder's splits begin: {"train": "train/", "val": "Valid/"}; {} if it has none.
 
     ValueError for two folders of one split."""
     top = [folder for folder in archive.folders if "/" not in folder]
-    found = {split: [folder for folder in top if folder.lower() in names]
-             for split, names in _SPLITS.items()}
+    found = {split: [folder for folder in top if _is_split(folder, split)] for split in _SPLITS}
     found = {split: some for split, some in found.items() if some}
     parted = "train" in found and len(found) > 1
     nothing_else = bool(top) and len(top) == sum(map(len, found.values()))
@@ -175,6 +180,15 @@ def _say_skipped(archive, used):
     if archive.again: said.append(f"links to folders that are here anyway, {archive.again}")
     if said: _say_once(f"{archive.path}: skipped {'; '.join(said)}")
 
+def _say_if_splits(archive, classes):
+    "Tells on stderr if what is taken for classes looks like splits under other names."
+    inside = [{f.split("/")[1] for f in archive.folders if f.startswith(f"{c}/")} for c in classes]
+    direct = any(n.count("/") == 1 and is_picture(n) for n in archive.names)
+    same = len(inside[0]) > 1 and all(names == inside[0] for names in inside)
+    if direct or not same: return
+    _say_once(f"{archive.path}: {', '.join(classes)} are taken for classes, though each holds "
+              f"{', '.join(sorted(inside[0])[:5])}; if they are splits, call them train/ and val/")
+
 @cache
 def _say_once(text): print(text, file=sys.stderr)
 
@@ -196,6 +210,7 @@ def find_pictures(
     for split, root in _training_folders(archive).items():
         _check_classes(archive, root, found[split])
     classes = sorted(found["train"])
+    if not split_folders(archive): _say_if_splits(archive, classes)
     if "val" not in found:
         for c, names in found["train"].items():
             if len(names) < 2:
@@ -280,7 +295,7 @@ def _find_or_fetch(word):
 def _tiny_at(path):
     "Where Tiny-ImageNet is, if a path looks like it; else None."
     for place in (path, path / "tiny-imagenet-200.zip", path / "tiny-imagenet-200"):
-        if place.is_file() or any((place / f).exists() for f in ("wnids.txt", "meta.json")):
+        if place.is_file() or any((place / f).exists() for f in ("wnids.txt", "train.u8")):
             return place
 
 def is_own_folder(data: str) -> bool:

@@ -432,10 +432,13 @@ def check_shapes(
     found: dict[str, torch.Tensor],  # of `translate`
     format: str,  # one of `formats(model)`
 ):
-    "ValueError that lists tensors whose shape is none of those that the format may have."
+    """ValueError that lists tensors whose shape is none of those that the format may have, or
+    that hold no real numbers, as quantized weights do."""
     own = state_for(model, format)
     theirs = key_map(model, format)
-    wrong = []
+    wrong = [f"{key}: {tensor.dtype}, expected {own[key].dtype}" for key, tensor in found.items()
+             if tensor.is_floating_point() != own[key].is_floating_point()]
+    if wrong: raise ValueError(f"{len(wrong)} kinds of numbers differ: " + "; ".join(wrong[:6]))
     for key, tensor in found.items():
         allowed = [_reshape(theirs[key], own[key], format, conv).shape for conv in (True, False)]
         if ".grn." in key:  # (C,), (1, C) or (1, 1, 1, C), in files of any format

@@ -136,5 +136,6 @@ def explain_word(
         if word not in others.values(): continue
         if ours in taken: remedy = f"it is called {ours} here"
         elif "(" in ours: remedy = f"build the network, then call {ours}"
+        elif word == ours: remedy = "another network here does"
         else: remedy = f"it has no {ours}, which is our name for it"
         raise TypeError(f"{network} takes no {word}: {remedy}")

@@ -64,9 +64,12 @@ def restore(
     A run's recipe, or a file's metadata, names the network. FileNotFoundError if there is no such
     run or file; ValueError for an unfinished run, or a file that does not say what it holds.
     """
-    path = Path(source)
+    path = Path(source).expanduser()
     if not path.exists(): path = shipped().get(str(source), path)
     if path.suffix == ".safetensors": return _from_file(path)
+    if path.is_file():
+        raise ValueError(f"{path} is neither a run folder nor a .safetensors file; for another "
+                         "file of weights, build the network and weights.load")
     try: run = runs.load(source)
     except FileNotFoundError as e:
         raise FileNotFoundError(f"{e}; or a shipped network: {', '.join(shipped())}") from e

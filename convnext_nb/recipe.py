@@ -128,6 +128,12 @@ def check_recipe(recipe: Recipe):
         raise ValueError(f"betas {recipe.betas} must be at least 0 and below 1")
     if list(recipe.sizes) != sorted(recipe.sizes):
         raise ValueError(f"sizes {recipe.sizes} must be in order")
+    if not all(0 <= begin <= 1 and pixels >= 1 for begin, pixels in recipe.sizes):
+        raise ValueError(f"sizes {recipe.sizes} must be pairs: the fraction of the training, from "
+                         "0 to 1, after which they begin, and pixels")
+    for name in ("num_classes", "in_chans", "features"):
+        if name in recipe.model_args:
+            raise ValueError(f"model_args: leave {name} out, training sets it")
 
 def _check_count(name, value):
     if not isinstance(value, int) or value < 1:

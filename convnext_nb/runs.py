@@ -19,6 +19,11 @@ from pathlib import Path
 import torch
 from fastcore.basics import patch
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 # %% ../nbs/265_runs.ipynb #e5c99191
 @contextmanager
 def atomic_write(path: Path) -> Iterator:
@@ -76,7 +81,7 @@ def _read(path):
     try: return json.loads(path.read_text())
     except FileNotFoundError as e:
         raise FileNotFoundError(f"{path.parent} is no run folder: it has no {path.name}") from e
-    except json.JSONDecodeError as e:
+    except ValueError as e:  # no JSON, or no text
         raise ValueError(f"{path} is damaged ({e}); restore it or delete the run folder") from e
 
 # %% ../nbs/265_runs.ipynb #fe5dbbcf
@@ -86,7 +91,7 @@ def metrics(self: Run) -> list[dict]:
     path = self.folder / "metrics.jsonl"
     if not path.exists(): return []
     rows = []
-    for line in path.read_text().splitlines():
+    for line in path.read_text(errors="replace").splitlines():
         try: rows.append(json.loads(line))
         except json.JSONDecodeError: break
     return rows
@@ -107,6 +112,24 @@ def truncate(self: Run, epochs: int):
     "Cuts the metrics off after `epochs` lines, for a run that resumes there."
     lines = "".join(json.dumps(row) + "\n" for row in self.metrics[:epochs])
     with atomic_write(self.folder / "metrics.jsonl") as f: f.write(lines.encode())
+
+# %% ../nbs/265_runs.ipynb #5a1f0c12
+@patch
+@contextmanager
+def alone(self: Run) -> Iterator[None]:
+    "Within it, the same for this folder is a ValueError in any other process, where locks exist."
+    path = self.folder / ".lock"
+    try: file = open(path, "w")
+    except OSError as e: raise write_error(path, e) from e
+    with file:
+        try:
+            if fcntl: fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"another process is training in {self.folder}; wait for its end, or "
+                             "use another folder") from None
+        except OSError: pass  # a file system without locks
+        try: yield
+        finally: path.unlink(missing_ok=True)
 
 # %% ../nbs/265_runs.ipynb #bd307a3e
 def machine(device: str | torch.device = "cpu") -> dict:
@@ -144,7 +167,7 @@ def load(
     name: str | Path,  # a name in nbs/runs, or a folder's path
 ) -> Run:
     "A run, finished or not. FileNotFoundError, with the names there are, if there is no such run."
-    places = [Path(name), Path("runs") / name, Path("nbs/runs") / name]
+    places = [Path(name).expanduser(), Path("runs") / name, Path("nbs/runs") / name]
     for place in places:
         if (place / "recipe.json").exists(): return Run(place)
     raise FileNotFoundError(f"no run {str(name)!r}; there are: {', '.join(names()) or 'none'}")

@@ -426,6 +426,7 @@ def resume(job: Job, run: runs.Run):
     if path.exists():
         _check_same_data(job, run)
         checkpoint.load(path, job)
+        _check_metrics(job, run)
     # a single line may stand there without a checkpoint: it is appended just before the first save
     elif run.evidence or len(run.metrics) > 1:
         raise ValueError(f"{run.folder} holds a run without its checkpoint.pt, which cannot go on; "
@@ -452,6 +453,13 @@ def _check_same_data(job, run):
     if now | saved | facts != now:  # what an older run does not tell is left out
         raise ValueError(f"{run.folder} holds a run on other data ({saved['source']}); "
                          "use another folder, or delete it")
+
+def _check_metrics(job, run):
+    "Raises ValueError if lines are lost: the rest would be cut off, and the run end without them."
+    found = len(run.metrics)
+    if run.evidence or found >= job.epoch: return
+    raise ValueError(f"{run.folder / 'metrics.jsonl'} is damaged: {found} of {job.epoch} epochs "
+                     "can be read; mend it, or use another folder")
 
 def _check_same_state(job, run):
     "Raises ValueError if the processes have loaded different states."
@@ -534,13 +542,15 @@ def fit(
     """
     _check_splits(dataset)
     if recipe.compile: check_compiler(device or best_device())
-    run = runs.Run(Path(folder))
+    run = runs.Run(Path(folder).expanduser())
     run.make()
     job = prepare(recipe, dataset, device)
     threads = torch.get_num_threads()
+    writes = job.rank == 0 and not run.evidence
     try:
-        resume(job, run)
-        if not run.evidence: _train(job, run, progress, watch, save_minutes, epoch_seconds)
+        with run.alone() if writes else nullcontext():
+            resume(job, run)
+            if not run.evidence: _train(job, run, progress, watch, save_minutes, epoch_seconds)
     finally: torch.set_num_threads(threads)
     return job.model.eval(), run
 

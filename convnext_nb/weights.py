@@ -51,7 +51,7 @@ def save(
     it cannot be written; what was there before is kept."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
-    path = Path(path)
+    path = Path(path).expanduser()
     name = re.sub(r"\.(safetensors|pth|pt|bin)$", "", path.name)
     path = path.with_name(f"{name}.safetensors")
     state = convert(model, format or formats(model)[0], conv_mlp)
@@ -72,7 +72,7 @@ def read(path: str | Path) -> dict[str, torch.Tensor]:
     Opens wrappers, see `unwrap`. Never runs code from the file. ValueError if it holds no state
     dict, is damaged or hostile.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if path.is_dir(): path = _file_in(path)
     state = _read_shards(path) if path.name.endswith(".index.json") else _read_file(path)
     try: return unwrap(state)

@@ -156,6 +156,18 @@ def test_closed_pipe_and_full_disk(as_script, tmp_path, capsys):
     assert told.startswith("error: ") and "No space left" in told and told.count("\n") == 1
 
 
+def test_closed_stderr(as_script, monkeypatch, tmp_path):
+    "Python then has no sys.stderr, and `print(file=None)` would write into --json's output."
+    few = data.Shapes(20, 10)
+    monkeypatch.setattr(data, "load", lambda word, size: few)
+    monkeypatch.setattr(sys, "stderr", None)
+    out = io.StringIO()
+    change = '{"batch_size": 8, "sizes": [[0, 16]], "warmup_epochs": 0.1}'
+    assert as_script(out, "cnx_train", "--recipe", "pocket", "--epochs", "1", "--json", "--out",
+                     str(tmp_path / "run"), "--change", change, "--device", "cpu") == 0
+    assert json.loads(out.getvalue())["device_type"] == "cpu"
+
+
 @pytest.mark.parametrize("recipe, model, kept", [
     ("tiny_fast", "", ["drop_path", "init", "layer_scale", "stem_stride"]),
     ("tiny_fast", "convnext_small", ["drop_path", "layer_scale", "stem_stride"]),

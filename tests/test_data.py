@@ -122,7 +122,7 @@ def test_faults_of_own_pictures(fault, tmp_path, home):
 
 @pytest.mark.parametrize("train, val", [
     ("train", "valid"), ("Train", "Validation"), ("TRAIN", "Val"), ("training", "test"),
-    ("train", "Testing")])
+    ("train", "Testing"), ("training_set", "test_set"), ("Trainset", "dev"), ("train", "Eval")])
 def test_split_folders_have_usual_names(train, val, tmp_path):
     parted = {f"{val if '4.' in n else train}/{n}": f for n, f in own_files().items()}
     own = data.ImageFolder(write_folder(tmp_path / "own", parted))
@@ -137,6 +137,16 @@ def test_test_is_kept_apart_where_there_is_val(tmp_path, capsys):
     alone = {k: v for k, v in parted.items() if k.startswith("train")}
     own = data.ImageFolder(write_folder(tmp_path / "alone", alone))
     assert own.classes == ("cat", "dog") and (len(own.train), len(own.val)) == (2, 2)
+
+
+def test_says_if_classes_look_like_splits(tmp_path, capsys):
+    seg = {f"{s}/{k}": v for k, v in own_files().items() for s in ("seg_a", "seg_b")}
+    assert data.ImageFolder(write_folder(tmp_path / "own", seg)).classes == ("seg_a", "seg_b")
+    said = "seg_a, seg_b are taken for classes, though each holds cat, dog; if they are splits"
+    assert said in capsys.readouterr().err
+    data.ImageFolder(write_folder(tmp_path / "other", seg | {"seg_b/emu/1.png": picture(99)}))
+    data.ImageFolder(write_folder(tmp_path / "flat", own_files()))
+    assert "splits" not in capsys.readouterr().err
 
 
 def test_a_class_may_be_called_train(tmp_path):
@@ -203,6 +213,23 @@ def test_links(tmp_path):
         data.ImageFolder(folder)
 
 
+@pytest.mark.parametrize("parted", [False, True])
+def test_a_run_and_packed_images_beside_the_pictures_are_no_class(parted, tmp_path, monkeypatch):
+    "So the same command resumes after `cd pictures; cnx_train --data .`"
+    files = {f"{'train/' * parted}{name}": content for name, content in own_files().items()}
+    folder = write_folder(tmp_path / "own", files)
+    monkeypatch.setenv("CONVNEXT_NB_DATA", str(folder / "packed"))
+    first = data.ImageFolder(folder)
+    run = {"recipe.json": b"{}", "metrics.jsonl": b"", "tensorboard/loss.png": picture(9)}
+    for place in ("out/run", "cat/run"):
+        write_folder(folder / place, run)
+    packed = leftovers(folder / "packed")
+    again = data.ImageFolder(folder)
+    assert again.classes == first.classes == ("cat", "dog")
+    assert torch.equal(again.train.images, first.train.images)
+    assert packed and leftovers(folder / "packed") == packed
+
+
 def test_folders_once_packed_as_classes_are_packed_anew(tmp_path):
     parted = {f"{'valid' if '4.' in n else 'train'}/{n}": f for n, f in own_files().items()}
     folder = write_folder(tmp_path / "own", parted)
@@ -218,6 +245,23 @@ def test_load_packs_own_pictures_at_a_size(tmp_path, capsys):
     assert data.load(str(folder), 24).preprocessing.size == 24
     assert data.load(str(folder)).preprocessing.size == 64
     assert data.is_own_folder(str(folder)) and not data.is_own_folder("tiny")
+
+
+@pytest.mark.parametrize("text", [b'{"author": "me"}', b"[1, 2]"])
+def test_own_pictures_may_come_with_a_meta_json(text, tmp_path):
+    folder = write_folder(tmp_path / "own", own_files() | {"meta.json": text})
+    assert data.load(str(folder), 32).classes == ("cat", "dog")
+    assert data.is_own_folder(str(folder))
+
+
+@pytest.mark.parametrize("name, content", [("cat.jpg", picture(0)),
+                                           ("pets.tar.gz", b"\x1f\x8bxyz")])
+def test_a_file_that_is_no_archive_is_not_to_be_deleted(name, content, tmp_path):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="neither a folder nor a zip file: give a folder") as e:
+        data.load(str(path))
+    assert str(path) in str(e.value) and "delete" not in str(e.value)
 
 
 def test_no_folder(tmp_path):

@@ -255,6 +255,9 @@ def test_other_words_for_an_argument(make):
         called = "is called layer_scale here" if takes else "it has no layer_scale"
         with pytest.raises(TypeError, match=f"{name} takes no {word}: .*{called}"):
             make(**{word: 0.1})
+    word = "dims" if name == "Swin" else "img_size"
+    with pytest.raises(TypeError, match=f"{name} takes no {word}: another network here does$"):
+        make(**{word: 96})
     with pytest.raises(TypeError, match="colour"):
         make(colour=3)
 

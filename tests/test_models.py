@@ -71,6 +71,7 @@ def test_restore_says_what_is_wrong(tmp_path):
     refused(good.parent, "trained without EMA", ema=True)
     bare = weights.save(net, tmp_path / "bare")
     refused(bare, "does not say what it holds .no network, network_args, preprocessing, classes")
+    refused(good.parent / "metrics.jsonl", "neither a run folder nor a .safetensors file")
     (tmp_path / "text.safetensors").write_text("no tensors")
     refused(tmp_path / "text.safetensors", "no safetensors file")
     with safe_open(good, "pt") as f:

@@ -18,7 +18,11 @@ from convnext_nb.recipe import PRESETS, Recipe, preset
     (dict(warmup_epochs=-1), "warmup_epochs"),
     (dict(min_lr=1.0), "min_lr must be between 0 and 0.01"),
     (dict(weight_decay=-1), "weight_decay"), (dict(size=-5), "size must be positive"),
-    (dict(betas=(2, 3)), "betas"), (dict(sizes=((0.5, 48), (0, 32))), "sizes .* in order")])
+    (dict(betas=(2, 3)), "betas"), (dict(sizes=((0.5, 48), (0, 32))), "sizes .* in order"),
+    (dict(sizes=((0, -5),)), "sizes .* pixels"), (dict(sizes=((0, 0),)), "sizes .* pixels"),
+    (dict(sizes=((2, 32),)), "sizes .* from 0 to 1"),
+    (dict(model_args=dict(num_classes=3)), "leave num_classes out"),
+    (dict(model_args=dict(features=True)), "leave features out")])
 def test_recipes_at_fault(change, words):
     with pytest.raises(ValueError, match=words):
         replace(RECIPE, **change)

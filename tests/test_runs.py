@@ -1,13 +1,15 @@
 """Run folders: disks at fault, and who reads along."""
 import resource
 import sys
+import time
 from dataclasses import replace
 
 import pytest
+from children import FORK, in_child
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from training import RECIPE, dataset, fit
 
-from convnext_nb import runs, train
+from convnext_nb import models, runs, train, weights
 
 
 def test_a_folder_that_cannot_be_made(tmp_path):
@@ -38,6 +40,55 @@ def test_files_of_one_stem_do_not_meet(tmp_path):
         one.write(b"one")
         two.write(b"two")
     assert [(tmp_path / f"lr0.{i}").read_bytes() for i in (1, 2)] == [b"one", b"two"]
+
+
+def test_one_process_at_a_time_trains_in_a_folder(tmp_path):
+    held = FORK.Event()
+    def hold():
+        with runs.Run(tmp_path).alone():
+            held.set()
+            time.sleep(60)
+    process, _ = in_child(hold)
+    assert held.wait(30)
+    with pytest.raises(ValueError, match="another process is training in .*another folder"):
+        fit(tmp_path)
+    process.kill()
+    process.join()
+    assert len(fit(tmp_path)[1].metrics) == 4 and not (tmp_path / ".lock").exists()
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"\xff\xfe"])
+def test_a_damaged_recipe_is_named(text, tmp_path):
+    (tmp_path / "recipe.json").write_bytes(text)
+    with pytest.raises(ValueError, match="recipe.json is damaged"):
+        print(runs.load(tmp_path).recipe)
+
+
+@pytest.mark.parametrize("damage", [lambda text: b"", lambda text: b"\xff" + text])
+def test_no_line_of_damaged_metrics_is_lost(damage, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "finish", lambda job, run: None)
+        fit(tmp_path)
+    metrics = tmp_path / "metrics.jsonl"
+    whole, broken = metrics.read_bytes(), damage(metrics.read_bytes())
+    metrics.write_bytes(broken)
+    with pytest.raises(ValueError, match="metrics.jsonl is damaged: 0 of 4 epochs can be read"):
+        fit(tmp_path)
+    assert metrics.read_bytes() == broken
+    metrics.write_bytes(whole)
+    assert fit(tmp_path)[1].evidence
+
+
+def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
+    "The shell leaves it as it is in --out=~/run."
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    model, run = fit("~/run")
+    assert run.folder == tmp_path / "home/run" and runs.load("~/run").metrics == run.metrics
+    assert models.restore("~/run")[2] == dataset().classes
+    weights.save(model, "~/net")
+    weights.load(model, "~/net.safetensors")
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
 
 
 def test_watch_sees_every_epoch(tmp_path):

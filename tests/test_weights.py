@@ -308,6 +308,10 @@ BAD = {
                       r"\(40, 3, 2, 2\), expected \(40, 3, 4, 4\)"),
     "grey weights": (lambda s: change(s, "downsample_layers.0.0.weight", torch.zeros(40, 1, 4, 4)),
                      r"\(40, 1, 4, 4\), expected \(40, 3, 4, 4\)"),
+    "quantized": (lambda s: change(s, "head.weight", (9 * s["head.weight"]).char()),
+                  r"1 kinds of numbers differ: head\.weight: torch\.int8, expected torch\.float32"),
+    "complex": (lambda s: change(s, "head.weight", s["head.weight"].to(torch.complex64)),
+                r"head\.weight: torch\.complex64, expected"),
     "no tensors": (lambda s: {"a": 1}, "no state dict found"),
     "empty": (lambda s: {}, "missing"),
 }
