@@ -1,10 +1,14 @@
 """What tests of several files share. One thread a process: `make test` runs two at a time."""
 import os
+import signal
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported; child processes take it over
 
 import pytest
 from browsers import browser  # noqa: F401  (a fixture)
+
+# a shell starts background jobs deaf to Ctrl-C; the tests, and their children, shall hear it
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
