@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from convnext_nb import data, evaluation, fast, models, runs
+from convnext_nb import data, evaluation, models, runs
 
 SIZES = (32, 48, 64)  # pixels; the last is the full size
 
@@ -19,7 +19,6 @@ SIZES = (32, 48, 64)  # pixels; the last is the full size
 def answered(folder: Path, val: data.Split) -> tuple[dict, torch.Tensor]:
     "A network's accuracy by size, its calibration, and for each image whether it is right (N,)."
     net, preprocessing, _ = models.restore(folder)
-    fast.speed_up(net)
     bf16 = runs.load(folder).evidence["bf16"]  # as its accuracy was measured
     logits = {size: evaluation.predict(net, val, replace(preprocessing, size=size), 256, bf16)
               for size in SIZES}

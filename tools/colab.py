@@ -2,13 +2,11 @@
 
 With --check, only say which chapters lack it.
 """
-import json
 import sys
 from configparser import ConfigParser
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-NBS = ROOT / "nbs"
+from notebooks import NBS, rewrite
+
 ID = "c01ab000"
 CELL = """#| hide
 #| eval: false
@@ -24,7 +22,7 @@ if "google.colab" in sys.modules:
 def install_cell() -> dict:
     "The cell, with the address of the repository from settings.ini."
     ini = ConfigParser(delimiters="=")
-    ini.read(ROOT / "settings.ini", encoding="utf-8")
+    ini.read(NBS.parent / "settings.ini", encoding="utf-8")
     cfg = ini["DEFAULT"]
     source = CELL.format(url=cfg["git_url"], repo=cfg["repo"])
     return {"cell_type": "code", "execution_count": None, "id": ID,
@@ -38,18 +36,5 @@ def with_cell(nb: dict) -> dict:
     return {**nb, "cells": [cells[0], install_cell(), *cells[1:]]}
 
 
-def main() -> int:
-    lacking = []
-    for path in sorted(NBS.glob("[0-9]*.ipynb")):
-        text = path.read_text(encoding="utf-8")
-        wanted = json.dumps(with_cell(json.loads(text)), indent=1, ensure_ascii=False) + "\n"
-        if text == wanted: continue
-        lacking.append(path.name)
-        if "--check" not in sys.argv: path.write_text(wanted, encoding="utf-8")
-    if lacking:
-        print(f"{'without the cell' if '--check' in sys.argv else 'changed'}: {', '.join(lacking)}")
-    return int(bool(lacking) and "--check" in sys.argv)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(rewrite(NBS.glob("[0-9]*.ipynb"), with_cell, "without the cell", "changed"))

@@ -1,5 +1,5 @@
 "use strict";
-// Numbers in words.
+// Numbers and lists in words.
 
 // With as many digits behind the point, and no minus before a zero.
 function rounded(v, digits = 2) { return Number(v.toFixed(digits)) || 0; }
@@ -20,3 +20,6 @@ function sumWords(a, b, sum) {
   return `${number(a, digits)} ${b < 0 ? "−" : "+"} ${number(Math.abs(b), digits)} = `
     + number(printed(), digits);
 }
+
+// Such as "a, b and c".
+function listed(names, last) { return names.join(", ").replace(/, ([^,]*)$/, ` ${last} $1`); }

@@ -147,7 +147,7 @@ function drawTop() {
 function missWords() {
   const {shows, right} = state.truth, first = className(ranking(state.whole)[0]);
   if (!right || right.split("|").includes(first)) return "";
-  const names = right.replaceAll("|", ", ").replace(/, ([^,]*)$/, " or $1");
+  const names = listed(right.split("|"), "or");
   return `A miss: this is ${shows}. Among the things that it knows, ${names} would be right.`;
 }
 

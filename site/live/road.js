@@ -145,7 +145,7 @@ function alternatives(a, b) {
   const tried = walk.filter(step => step.parent === a.name);
   if (tried.length < 2 || !tried.includes(b)) return "";
   const taken = tried.find(step => walk.some(next => next.parent === step.name));
-  const names = tried.map(step => step.label).join(", ").replace(/, ([^,]*)$/, " and $1");
+  const names = listed(tried.map(step => step.label), "and");
   return `Alternatives: ${names} all start from “${a.label}”. The paper goes on from `
     + `${taken.label}.`;
 }
