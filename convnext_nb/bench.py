@@ -7,7 +7,7 @@ __all__ = ['LAYOUTS', 'HOW', 'BENCHMARKS', 'as_files', 'bench_data', 'bench_pack
            'bench_machine', 'bench_profile', 'Contestant', 'contestants', 'contestant_name', 'timed_preset',
            'plain_recipe', 'raced', 'engine', 'inputs', 'plain_loop', 'usual_loader', 'raced_images', 'one_pass',
            'serve', 'Runner', 'each_in_turn', 'race', 'fast_steps', 'bench_fast', 'bounds', 'bench_train',
-           'bench_input', 'bench_import', 'run_benchmark', 'bench_device', 'file_of', 'save_results', 'cnx_bench',
+           'bench_input', 'bench_import', 'run_benchmark', 'bench_device', 'file_of', 'results_of', 'cnx_bench',
            'bench_line']
 
 # %% ../nbs/540_bench.ipynb #2c16688c
@@ -523,11 +523,12 @@ def file_of(machine: dict) -> str:
     words = re.sub(r"\((r|tm)\)|\bcpu\b|@.*?ghz|[0-9]+-core|processor", " ", words)
     return "-".join(["bench", *re.findall("[a-z0-9]+", words)]) + ".json"
 
-def save_results(folder: str, found: dict):
-    "Writes results into the machine's file; what other benchmarks left there stays."
-    path = Path(folder) / file_of(found["machine"])
-    kept = json_lib.loads(path.read_text()) if path.exists() else {}
-    path.write_text(json_lib.dumps(kept | found, indent=1) + "\n")
+def results_of(path: Path) -> dict:
+    "What a machine's file holds; {} if there is none. ValueError if it cannot be read."
+    if not path.exists(): return {}
+    try: return json_lib.loads(path.read_text())
+    except ValueError as e:
+        raise ValueError(f"{path} is damaged ({e}); delete it, or name another folder") from e
 
 # %% ../nbs/540_bench.ipynb #1318d1c1
 @command
@@ -542,11 +543,15 @@ def cnx_bench(
     "Time this library on this machine, beside what is usual. Medians of rounds in turn."
     if save and not Path(save).is_dir():
         raise ValueError(f"--save {save}: there is no such folder; make it, or name another")
+    path = Path(save) / file_of(bench_device())
+    kept = results_of(path) if save else {}
     if compile: train.check_compiler(train.best_device())
     todo = BENCHMARKS if what == "all" else (what,)
     found = {name: run_benchmark(name, data, repeats, compile) for name in todo}
     everything = {"machine": bench_device(), **found}
-    if save: save_results(save, everything)
+    if save:  # what other benchmarks left there stays
+        with runs.atomic_write(path) as f:
+            f.write((json_lib.dumps(kept | everything, indent=1) + "\n").encode())
     if json:
         print(json_lib.dumps(everything, indent=1))
         return

@@ -86,6 +86,15 @@ def test_results_are_saved_under_the_processors_name(tmp_path, monkeypatch, caps
     assert list(json.loads(path.read_text())) == ["machine", "import", "models"]
 
 
+def test_damaged_results_are_found_before_minutes_are_spent(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(bench, "run_benchmark", lambda *args: pytest.fail("measured"))
+    path = tmp_path / bench.file_of(bench.bench_device())
+    path.write_text('{"machine": {')
+    with pytest.raises(SystemExit): bench.cnx_bench(what="import", save=str(tmp_path))
+    assert f"{path} is damaged" in capsys.readouterr().err
+    assert path.read_text() == '{"machine": {'
+
+
 def test_a_missing_folder_is_found_before_minutes_are_spent(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(bench, "run_benchmark", lambda *args: pytest.fail("measured"))
     with pytest.raises(SystemExit):
