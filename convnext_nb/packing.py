@@ -17,6 +17,7 @@ import multiprocessing
 import os
 import re
 import shutil
+import signal
 import sys
 import tempfile
 import threading
@@ -36,6 +37,7 @@ from .archive import Archive, data_home, explain_disk_errors
 # %% ../nbs/226_packing.ipynb #f10cc93b
 def _open_worker(path, root, convert, side):
     global _worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of Ctrl-C the parent decides
     _worker = Archive(path, root), convert, side
     threading.Thread(target=_leave_with_parent, daemon=True).start()
 

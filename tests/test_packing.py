@@ -115,20 +115,33 @@ def test_a_killed_process_does_not_block_the_next(tmp_path, home):
     assert_whole(open_toy(path))
 
 
+def workers_of(process):
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return [int(pid) for pid in children]
+
+
 def test_ctrl_c_leaves_nothing(tmp_path, home):
     path = write_zip(tmp_path / "toy.zip", toy_files())
     process, pipe = packing_process(path, home)
-    os.kill(process.pid, signal.SIGINT)
+    for pid in (*workers_of(process), process.pid):  # a terminal tells all of them
+        os.kill(pid, signal.SIGINT)
     assert isinstance(answer(process, pipe), KeyboardInterrupt)
     assert leftovers(home) == []
+    assert_whole(open_toy(path))
+
+
+def test_ctrl_c_is_for_the_parent_to_hear(tmp_path, home):
+    path = write_zip(tmp_path / "toy.zip", toy_files())
+    process, pipe = packing_process(path, home)
+    for pid in workers_of(process): os.kill(pid, signal.SIGINT)
+    assert isinstance(answer(process, pipe), int)  # it was packed, as if nothing had happened
     assert_whole(open_toy(path))
 
 
 def test_a_killed_worker_is_explained(tmp_path, home):
     path = write_zip(tmp_path / "toy.zip", toy_files())
     process, pipe = packing_process(path, home)
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    os.kill(int(children[0]), signal.SIGKILL)
+    os.kill(workers_of(process)[0], signal.SIGKILL)
     error = answer(process, pipe)
     assert isinstance(error, ChildProcessError) and "a process that packs pictures" in str(error)
     assert leftovers(home) == []
