@@ -183,4 +183,4 @@ def packed_at(archive: Archive, *more) -> Path:
             state.append((name, None))
             continue
         state.append((name, stat.st_size, stat.st_mtime_ns))
-    return data_home() / f"{place.stem}-{digest(place, more)}-{digest(state)}"
+    return data_home() / f"{place.stem}-{digest(str(place), more)}-{digest(state)}"

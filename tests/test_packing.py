@@ -212,6 +212,14 @@ def test_folders_packed_long_ago_are_found(tmp_path, home):
     packing.packed_at(Archive(folder), 64)
 
 
+def test_packed_once_however_paths_are_printed(tmp_path, monkeypatch):
+    "fastcore.xtras, which commands and notebooks load, prints PosixPath('/x') as Path('/x')."
+    archive = Archive(write_folder(tmp_path / "own", {"a/1.png": picture(1, kind="PNG")}))
+    before = packing.packed_at(archive)
+    monkeypatch.setattr(type(tmp_path), "__repr__", lambda path: f"Path({path.as_posix()!r})")
+    assert packing.packed_at(archive) == before
+
+
 def test_a_picture_moved_to_another_class_is_noticed(tmp_path):
     files = {f"{c}/{i}.png": picture(i, kind="PNG") for i, c in enumerate("aaabbb")}
     folder = write_folder(tmp_path / "own", files)
