@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['URL', 'MD5', 'KNOWN', 'left_behind', 'Archive', 'Layout', 'tiny_imagenet_files', 'data_home', 'find_tiny_imagenet',
-           'recognise', 'explain_disk_errors', 'fetch']
+           'provenance', 'explain_disk_errors', 'one_at_a_time', 'fetch']
 
 # %% ../nbs/224_archive.ipynb #da4b9237
 import errno
+import fcntl
 import hashlib
 import os
 import time
@@ -15,6 +16,7 @@ import urllib.error
 import urllib.request
 import zipfile
 import zlib
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPException
@@ -239,7 +241,7 @@ KNOWN = {  # length in bytes: method, checksum, what it is
 def _digest(path, method):
     with open(path, "rb") as f: return hashlib.file_digest(f, method).hexdigest()
 
-def recognise(path: Path) -> str:
+def provenance(path: Path) -> str:
     "What the checksum says about an archive, in words."
     if path.is_file() and path.stat().st_size in KNOWN:
         method, digest, phrase = KNOWN[path.stat().st_size]
@@ -263,6 +265,18 @@ def explain_disk_errors(
                           "that you may write to") from e
         raise
 
+@contextmanager
+def one_at_a_time(folder: Path) -> Iterator[bool]:
+    """Within it, other processes that want to work in the folder wait; it is made if need be.
+
+    Yields whether that is so: some network disks have no locks."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as file:
+        try: fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError: locked = False
+        else: locked = True
+        yield locked
+
 # %% ../nbs/224_archive.ipynb #fb644351
 def fetch(
     folder=None,  # default: `data_home()`
@@ -274,14 +288,18 @@ def fetch(
 
     ValueError for a wrong checksum; ConnectionError if the server cannot be reached."""
     path = Path(folder or data_home()) / PurePosixPath(url).name
-    part = path.with_name(path.name + ".part")
     if path.exists(): return path
+    with explain_disk_errors(path.parent, 250e6), one_at_a_time(path.parent):
+        if not path.exists():  # another process may have been first
+            part = path.with_name(path.name + ".part")
+            _download(url, part, tries)
+            _check_md5(url, part, md5)
+            part.rename(path)
+    return path
+
+def _download(url, part, tries):
     for attempt in range(1, tries + 1):
-        try:
-            with explain_disk_errors(path.parent, 250e6):
-                path.parent.mkdir(parents=True, exist_ok=True)
-                _resume(url, part)
-            break
+        try: return _resume(url, part)
         except urllib.error.HTTPError as e:
             raise ConnectionError(f"{url} answers {e.code} {e.reason}; get the file another way "
                                   "and set TINY_IMAGENET to it") from e
@@ -290,12 +308,12 @@ def fetch(
                 raise ConnectionError(f"{url} cannot be fetched ({e}); try again: what has arrived "
                                       "is kept. Or get it elsewhere and set TINY_IMAGENET") from e
             time.sleep(min(attempt - 1, 5))
+
+def _check_md5(url, part, md5):
     found = _digest(part, "md5")
-    if found != md5:
-        part.unlink()
-        raise ValueError(f"the file from {url} has md5 {found}, not {md5}; it was deleted, "
-                         "try again")
-    return part.rename(path)
+    if found == md5: return
+    part.unlink()
+    raise ValueError(f"the file from {url} has md5 {found}, not {md5}; it was deleted, try again")
 
 # %% ../nbs/224_archive.ipynb #fe2ef495
 def _resume(url, part):

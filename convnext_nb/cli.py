@@ -131,7 +131,7 @@ def cnx_train(
     out: str = "out/run",  # run folder; the same command resumes where it was interrupted
     model: str = "",  # another network, such as resnet18 or roadmap/depthwise
     model_args: str = "",  # arguments of the network as JSON, such as '{"stem_stride": 2}'
-    classes: int = 0,  # fewer classes, spread evenly over the list; 0: as the recipe has it
+    classes: int = 0,  # fewer classes, spread evenly over the list; 0: all, or what auto chooses
     epochs: int = 0,  # 0: the recipe's
     lr: float = 0.0,  # peak learning rate; 0: the recipe's
     change: str = "",  # other fields of the recipe as JSON, such as '{"mixup": 0.2, "ema": 0.999}'

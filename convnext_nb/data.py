@@ -22,7 +22,7 @@ from convnext_nb.archive import (
     Layout,
     fetch,
     find_tiny_imagenet,
-    recognise,
+    provenance,
     tiny_imagenet_files,
 )
 
@@ -74,7 +74,7 @@ def TinyImageNet(
         classes, splits = tiny_imagenet_files(archive, layout)
         convert = partial(resize_and_crop, preprocessing=Preprocessing(size=layout.side))
         pack(target, archive, splits, convert, layout.side, layout.side, name="Tiny-ImageNet",
-             kind="tiny-imagenet", classes=classes, source=f"{path.name}, {recognise(path)}")
+             kind="tiny-imagenet", classes=classes, source=f"{path.name}, {provenance(path)}")
     return _packed(target)
 
 # %% ../nbs/228_data.ipynb #b37f6ddc
@@ -214,8 +214,9 @@ def find_pictures(
     if "val" not in found:
         for c, names in found["train"].items():
             if len(names) < 2:
-                raise ValueError(f"{Path(path) / c} has one picture; two are needed, one of them "
-                                 "for validation")
+                where = archive.path / _training_folders(archive)["train"] / c
+                raise ValueError(f"{where} has one picture; two are needed, one of them for "
+                                 "validation")
     if unknown := set(found.get("val", ())) - set(classes):
         raise ValueError(f"{path}: val/ has classes that train/ lacks: {sorted(unknown)}")
     splits = {split: _listed(by_class, classes) for split, by_class in found.items()}
@@ -290,7 +291,7 @@ def _find_or_fetch(word):
     if not torch.cuda.is_available():
         return None, "Tiny-ImageNet was not found, and without a GPU it is not fetched"
     try: return fetch(), "fetched, because there is a GPU"
-    except (ConnectionError, ValueError) as e: return None, f"Tiny-ImageNet was not found: {e}"
+    except (OSError, ValueError) as e: return None, f"Tiny-ImageNet was not found: {e}"
 
 def _tiny_at(path):
     "Where Tiny-ImageNet is, if a path looks like it; else None."

@@ -233,7 +233,8 @@ def select(
 # %% ../nbs/220_images.ipynb #fe2ef495
 @patch
 def _index(self: Dataset, name):
-    found = [i for i, c in enumerate(self.classes) if name == c or name in c.split()]
+    found = [i for i, c in enumerate(self.classes) if name == c]
+    found = found or [i for i, c in enumerate(self.classes) if name in c.split()]
     if len(found) == 1: return found[0]
     raise ValueError(f"{self.name}: {len(found) or 'no'} classes are called {name!r}; "
                      f"the names are {', '.join(self.classes[:12])}"

@@ -134,9 +134,10 @@ def classify(
     pictures: list[Image.Image],  # of any size
     preprocessing: Preprocessing,  # how the model wants its images
     classes: tuple[str, ...],  # names, in the order of the logits
-    top: int = 5,  # how many classes per picture
+    top: int | None = None,  # how many classes per picture; None: five, or all if they are fewer
 ) -> list[list[tuple[str, float]]]:
     "For each picture the likeliest classes with their probabilities (0 to 1), likeliest first."
+    if top is None: top = min(5, len(classes))
     if not 1 <= top <= len(classes): raise ValueError(f"top {top}: 1 to {len(classes)} classes")
     side = preprocessing.size
     fitted = [data.resize_and_crop(picture, preprocessing) for picture in pictures]

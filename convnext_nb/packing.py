@@ -7,7 +7,6 @@ __all__ = ['pack', 'unpack', 'packed_at']
 
 # %% ../nbs/226_packing.ipynb #c62371f2
 import errno
-import fcntl
 import glob
 import hashlib
 import io
@@ -32,12 +31,12 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
-from .archive import Archive, data_home, explain_disk_errors
+from .archive import Archive, data_home, explain_disk_errors, one_at_a_time
 
 # %% ../nbs/226_packing.ipynb #f10cc93b
 def _open_worker(path, root, convert, side):
     global _worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of Ctrl-C the parent decides
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     _worker = Archive(path, root), convert, side
     threading.Thread(target=_leave_with_parent, daemon=True).start()
 
@@ -81,21 +80,19 @@ def _workers(*args):
 def _new_folder(target, need):
     "A temporary folder that becomes `target` if all goes well; None if `target` is there."
     home = target.parent
-    with explain_disk_errors(home, need):
-        home.mkdir(parents=True, exist_ok=True)
-        with open(home / ".lock", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if (target / "meta.json").exists():
-                yield None
-                return
-            for old in home.glob(".packing-*"): shutil.rmtree(old)  # of a killed process
-            if shutil.disk_usage(home).free < need: raise OSError(errno.ENOSPC, "full")
-            temporary = Path(tempfile.mkdtemp(prefix=".packing-", dir=home))
-            try:
-                yield temporary
-                temporary.chmod(0o755)
-                temporary.rename(target)
-            finally: shutil.rmtree(temporary, ignore_errors=True)
+    with explain_disk_errors(home, need), one_at_a_time(home) as alone:
+        if (target / "meta.json").exists():
+            yield None
+            return
+        if alone:  # these are of killed processes
+            for old in home.glob(".packing-*"): shutil.rmtree(old)
+        if shutil.disk_usage(home).free < need: raise OSError(errno.ENOSPC, "full")
+        temporary = Path(tempfile.mkdtemp(prefix=".packing-", dir=home))
+        try:
+            yield temporary
+            temporary.chmod(0o755)
+            temporary.rename(target)
+        finally: shutil.rmtree(temporary, ignore_errors=True)
 
 # %% ../nbs/226_packing.ipynb #7e8d699f
 def pack(
@@ -119,7 +116,8 @@ def pack(
               _workers(archive.path, archive.root, convert, side) as pool):
             warnings.simplefilter("ignore", DeprecationWarning)  # fork beside torch's idle threads
             for split, (names, _) in splits.items():
-                pieces = [names[i:i + 500] for i in range(0, len(names), 500)]
+                few = max(1, min(500, len(names) // 16))  # so that all cores have work
+                pieces = [names[i:i + few] for i in range(0, len(names), few)]
                 with open(folder / f"{split}.u8", "wb") as file:
                     for piece, (block, bad) in zip(pieces, pool.map(_decode, pieces)):
                         file.write(block)

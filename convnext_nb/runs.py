@@ -117,7 +117,7 @@ def truncate(self: Run, epochs: int):
 @patch
 @contextmanager
 def alone(self: Run) -> Iterator[None]:
-    "Within it, the same for this folder is a ValueError in any other process, where locks exist."
+    "Locks the folder: another process that tries to gets a ValueError, where the disk has locks."
     path = self.folder / ".lock"
     try: file = open(path, "w")
     except OSError as e: raise write_error(path, e) from e
@@ -158,6 +158,7 @@ def commit() -> str | None:
         return subprocess.run(["git", *args], cwd=here, capture_output=True,
                               text=True, check=True).stdout.strip()
     try:
+        git("ls-files", "--error-unmatch", ".")  # in a .venv, git would find the user's own project
         changed = "+" if git("status", "--porcelain") else ""
         return git("rev-parse", "--short", "HEAD") + changed
     except (OSError, subprocess.CalledProcessError): return None

@@ -41,7 +41,7 @@ class TimmConvNeXt(convnext.ConvNeXt):
         output_stride: int = 32,  # 8 or 16: the last stages dilate their filters instead
     ):
         nn.Module.__init__(self)
-        self.__dict__.update(net.__dict__)
+        self.__dict__.update(net.__dict__)  # a Module's layers and settings are there; now shared
         dims = [stage[-1].norm.weight.numel() for stage in self.stages]
         self.num_classes = self.head.out_features
         self.num_features = self.head_hidden_size = dims[-1]

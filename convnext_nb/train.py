@@ -176,7 +176,7 @@ def to_device(
     splits = dict(train=dataset.train, val=dataset.val)
     # streamed splits, of another class, stay on disk
     splits = {name: split for name, split in splits.items() if isinstance(split, Split)}
-    if sum(split.images.nbytes for split in splits.values()) > room: return dataset
+    if sum(len(split) * split.store[:1].nbytes for split in splits.values()) > room: return dataset
     return replace(dataset, **{name: split.to(device) for name, split in splits.items()})
 
 def _network(recipe, dataset):

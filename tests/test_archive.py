@@ -1,5 +1,9 @@
 """An archive that is not what it should be: each fault is named, and nothing is left behind."""
+import hashlib
 import random
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from archives import (
@@ -12,8 +16,9 @@ from archives import (
     write_folder,
     write_zip,
 )
+from children import answer, in_child
 
-from convnext_nb import data
+from convnext_nb import archive, data
 
 pytestmark = pytest.mark.usefixtures("home")
 
@@ -127,4 +132,40 @@ def test_a_missing_archive_says_where_we_looked(tmp_path):
 def test_fetching_from_nowhere_says_what_to_do(tmp_path):
     with pytest.raises(ConnectionError, match="cannot be fetched .* set TINY_IMAGENET"):
         data.fetch(tmp_path / "new", "http://127.0.0.1:9/toy.zip", tries=1)
-    assert list((tmp_path / "new").iterdir()) == []
+    assert leftovers(tmp_path / "new") == []
+
+
+class Patient(BaseHTTPRequestHandler):
+    "Sends a toy file slowly, so that whoever comes second meets whoever came first."
+    content = bytes(range(256)) * 40
+
+    def log_message(self, *args): pass
+
+    def do_GET(self):
+        start = int((self.headers["Range"] or "bytes=0-")[6:-1])
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", len(self.content) - start)
+        self.end_headers()
+        for i in range(start, len(self.content), 1024):
+            self.wfile.write(self.content[i:i + 1024])
+            time.sleep(0.05)
+
+
+def test_two_processes_fetch_one_file(tmp_path):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Patient)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}/toy.bin"
+    md5 = hashlib.md5(Patient.content).hexdigest()
+    both = [in_child(data.fetch, tmp_path / "new", url, md5) for _ in range(2)]
+    assert [answer(*one) for one in both] == [tmp_path / "new/toy.bin"] * 2
+    server.shutdown()
+    assert (tmp_path / "new/toy.bin").read_bytes() == Patient.content
+    assert leftovers(tmp_path / "new") == ["toy.bin"]
+
+
+def test_what_is_there_needs_no_lock(tmp_path, monkeypatch):
+    "The folder may be one that cannot be written to."
+    (tmp_path / "toy.zip").write_bytes(b"")
+    def refuse(folder): raise AssertionError("locked")
+    monkeypatch.setattr(archive, "one_at_a_time", refuse)
+    assert data.fetch(tmp_path, "http://127.0.0.1:9/toy.zip") == tmp_path / "toy.zip"

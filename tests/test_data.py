@@ -106,6 +106,8 @@ OWN_FAULTS = {
     "class only in val": ({f"{s}/{k}": v for k, v in own_files().items() for s in ("train", "val")}
                           | {"val/emu/1.png": picture(9)}, r"train/ lacks: \['emu'\]"),
     "one picture": (own_files() | {"emu/1.png": picture(9)}, "emu has one picture; two are needed"),
+    "one below train": ({f"train/{k}": v for k, v in own_files().items()}
+                        | {"train/emu/1.png": picture(9)}, "/train/emu has one picture"),
 }
 
 
@@ -309,6 +311,14 @@ def test_auto_without_data_gives_shapes_and_says_why(small_shapes, capsys, monke
     assert "Tiny-ImageNet was not found: no network today" in capsys.readouterr().out
     assert data.load("shapes").name == "Shapes"
     assert "(asked for)" in capsys.readouterr().out
+
+
+def test_auto_without_room_gives_shapes_and_says_why(small_shapes, capsys, monkeypatch):
+    def full(): raise OSError(28, "no room in /disk: 250 MB are needed")
+    monkeypatch.setattr(data, "fetch", full)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert data.load("auto").name == "Shapes"
+    assert "not found: [Errno 28] no room in /disk" in capsys.readouterr().out
 
 
 def test_auto_with_a_gpu_fetches(small_shapes, capsys, tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """From pictures to batches: splits, hold-outs, what runs remember of them, batches, crops."""
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,15 @@ def test_holdout_is_disjoint_and_fixed(per_class):
     assert not torch.equal(whole.hold_out(per_class, seed=1).val.rows, part.val.rows)
     with pytest.raises(ValueError, match="cannot hold out 50 .* the smallest class has 50"):
         whole.hold_out(50)
+
+
+def test_a_whole_name_goes_before_a_word_of_one():
+    own = replace(Shapes(20, 20), classes=("maple", "red maple", *map(str, range(8))))
+    assert own.select(["maple"]).classes == ("maple",)
+    assert own.select(["red maple", "7"]).classes == ("red maple", "7")
+    assert own.select(["red"]).classes == ("red maple",)
+    twice = replace(own, classes=("red oak", "red maple", *own.classes[2:]))
+    with pytest.raises(ValueError, match="2 classes are called 'red'"): twice.select(["red"])
 
 
 def test_select_renumbers():

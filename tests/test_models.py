@@ -127,6 +127,14 @@ def test_the_shipped_network_answers():
             models.classify(net, pictures, pre, classes, top)
 
 
+def test_as_many_classes_as_there_are():
+    for n, expected in ((2, 2), (4, 4), (8, 5)):
+        net = convnext.ConvNeXt((1, 1, 1, 1), (8, 8, 8, 8), num_classes=n).eval()
+        pictures = [Image.new("RGB", (32, 32))]
+        best, = models.classify(net, pictures, Preprocessing(size=32), tuple(map(str, range(n))))
+        assert len(best) == expected
+
+
 def test_its_card_says_what_was_measured():
     card = models.shipped()[NAME].with_suffix(".md").read_text()
     found = json.loads((ROOT / "nbs/runs/hour/grown/eval.json").read_text())

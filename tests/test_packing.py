@@ -148,6 +148,27 @@ def test_a_killed_worker_is_explained(tmp_path, home):
     assert_whole(open_toy(path))
 
 
+def test_a_disk_without_locks(tmp_path, home, monkeypatch):
+    def refuse(*args): raise OSError(37, "No locks available")
+    monkeypatch.setattr("convnext_nb.archive.fcntl.flock", refuse)
+    theirs = home / ".packing-another"  # perhaps at work just now
+    theirs.mkdir(parents=True)
+    assert_whole(open_toy(write_zip(tmp_path / "toy.zip", toy_files())))
+    assert theirs.is_dir()
+
+
+def test_few_pictures_are_work_for_all_cores(tmp_path, home, monkeypatch):
+    sizes = []
+    class Pool(packing.ProcessPoolExecutor):
+        def map(self, f, pieces):
+            sizes.extend(map(len, pieces))
+            return super().map(f, pieces)
+    monkeypatch.setattr(packing, "ProcessPoolExecutor", Pool)
+    files = {f"{c}/{i:02}.png": picture(i, kind="PNG") for i in range(48) for c in "ab"}
+    data.ImageFolder(write_folder(tmp_path / "own", files))
+    assert max(sizes) == 6 and sum(sizes) == 96
+
+
 def test_two_processes_give_one_folder(tmp_path, home):
     path = write_zip(tmp_path / "toy.zip", toy_files())
     both = [in_child(open_slowly, path) for _ in range(2)]

@@ -1,5 +1,6 @@
 """Run folders: disks at fault, and who reads along."""
 import resource
+import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -120,3 +121,17 @@ def test_tensorboard_reads_what_is_measured(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(ImportError, match="pip install tensorboard"):
         runs.tensorboard()
+
+
+def test_the_commit_is_this_projects_and_not_the_users(tmp_path, monkeypatch):
+    def git(*words): subprocess.run(["git", *words], cwd=tmp_path, check=True, capture_output=True)
+    for folder in (".venv/convnext_nb", "convnext_nb"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "runs.py").write_text("")
+    (tmp_path / ".gitignore").write_text(".venv\n")
+    git("init")
+    git("add", ".")
+    git("-c", "user.name=me", "-c", "user.email=me@here", "commit", "-m", "mine")
+    for folder, known in (("convnext_nb", True), (".venv/convnext_nb", False)):
+        monkeypatch.setattr(runs, "__file__", str(tmp_path / folder / "runs.py"))
+        assert bool(runs.commit()) == known

@@ -136,6 +136,13 @@ def test_images_that_do_not_fit_stay():
     assert train.to_device(what, torch.device("cpu"), size) is not what
 
 
+def test_images_are_not_copied_to_be_measured(monkeypatch):
+    part = dataset(8, 4, 2).hold_out(1)  # rows of a store
+    def refuse(split): raise AssertionError("a copy of all images was made")
+    monkeypatch.setattr(type(part.train), "images", property(refuse))
+    assert train.to_device(part, torch.device("cpu"), 0) is part
+
+
 # measuring
 
 @pytest.mark.parametrize("classes", [3, 12])
