@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['plain_errors', 'command', 'cnx_data', 'load_data', 'data_as_json', 'cnx_train', 'find_device', 'set_up_device',
-           'settle', 'model_args_for', 'recipe_by_name', 'json_option', 'size_for', 'print_run', 'cnx_eval', 'restored',
-           'facts_of', 'data_for', 'split_of', 'images_for', 'own_data', 'measure_networks', 'print_eval', 'readable',
-           'cnx_predict', 'list_pictures', 'predict_pictures', 'print_predictions']
+           'settle', 'changed', 'check_options', 'model_args_for', 'recipe_by_name', 'json_option', 'size_for',
+           'print_run', 'cnx_eval', 'restored', 'facts_of', 'data_for', 'split_of', 'images_for', 'own_data',
+           'measure_networks', 'print_eval', 'readable', 'cnx_predict', 'list_pictures', 'predict_pictures',
+           'print_predictions']
 
 # %% ../nbs/430_cli.ipynb #105e5cb4
 import argparse
@@ -28,7 +29,7 @@ from fastcore.docments import docments
 from PIL import Image
 
 import convnext_nb
-from . import data, evaluation, folders, models, runs, train
+from . import cost, data, evaluation, folders, models, runs, train
 
 # %% ../nbs/430_cli.ipynb #2621dbd7
 _ON_PURPOSE = (ValueError, OSError, ImportError, train.Diverged)
@@ -144,18 +145,17 @@ def cnx_train(
 ):
     "Train a network and leave a run folder: its recipe, metrics by epoch, evidence, and weights."
     device = find_device(device)
-    size = size_for(recipe, json_option(change, "change"), stream)
+    fields = json_option(change, "change")
+    args = json_option(model_args, "model_args")
+    options = {k: v for k, v in dict(model=model, lr=lr, seed=seed).items() if v}
+    check_options(recipe, epochs, args, fields, options)  # before any data are read
+    watch = runs.tensorboard() if tensorboard else None
+    size = size_for(recipe, fields, stream)
     dataset = folders.StreamedFolder(data, stream) if stream else load_data(data, json, size)
     chosen, dataset = settle(recipe, dataset, classes, holdout, device)
-    if epochs: chosen = chosen.with_epochs(epochs)
-    options = {k: v for k, v in dict(model=model, lr=lr, seed=seed).items() if v}
-    args = model_args_for(chosen, model) | json_option(model_args, "model_args")
-    start = chosen.start if model in ("", chosen.model) else None  # another network's weights
-    changes = dict(model_args=args, start=start) | json_option(change, "change") | options
-    final = train.Recipe.from_dict(chosen.to_dict() | changes)
+    final = changed(chosen, epochs, args, fields, options)
     print(f"{final.model}, {final.epochs} epochs of {dataset}", file=sys.stderr)
-    run = train.fit(final, dataset, out, device,
-                    watch=runs.tensorboard() if tensorboard else None)[1]
+    run = train.fit(final, dataset, out, device, watch=watch)[1]
     if int(os.environ.get("RANK", 0)) == 0: print_run(run, json)  # the first of several processes
 
 # %% ../nbs/430_cli.ipynb #3d79e2d5
@@ -176,6 +176,7 @@ def set_up_device(word: str) -> str:
     train.set_up(torch.device(device))
     return device
 
+# %% ../nbs/430_cli.ipynb #3d79e2d6
 def settle(recipe, dataset, classes, holdout, device):
     "The recipe of that name, and the part of the data that is asked for."
     if recipe == "auto" and not classes: chosen, dataset = train.plan(dataset, device)
@@ -183,6 +184,23 @@ def settle(recipe, dataset, classes, holdout, device):
     if classes: dataset = dataset.select(classes)
     return chosen, dataset.hold_out(holdout) if holdout else dataset
 
+def changed(recipe, epochs, model_args, fields, options) -> train.Recipe:
+    "The recipe with the options of `cnx_train`."
+    if epochs: recipe = recipe.with_epochs(epochs)
+    model = options.get("model", recipe.model)
+    start = recipe.start if model == recipe.model else None  # another network's weights
+    args = model_args_for(recipe, model) | model_args
+    return train.Recipe.from_dict(recipe.to_dict() | dict(model_args=args, start=start)
+                                  | fields | options)
+
+def check_options(recipe, epochs, model_args, fields, options):
+    "Raises ValueError for mistakes that show without data."
+    known = train.Recipe() if recipe == "auto" else recipe_by_name(recipe)
+    asked = changed(known, epochs, model_args, fields, options)
+    if recipe != "auto" or "model" in options:  # else the data decide about the network
+        cost.on_meta(models.create, asked.model, 2, **asked.model_args)
+
+# %% ../nbs/430_cli.ipynb #3d79e2d7
 _SHARED = {  # which of a recipe's arguments a network of that name takes, too; the first counts
     "convnextv2": ("drop_path", "stem_stride"), "convnext_isotropic": ("drop_path",),
     "convnext": ("drop_path", "stem_stride", "layer_scale"), "swin": ("drop_path", "stem_stride"),
@@ -219,11 +237,12 @@ def size_for(recipe: str, change: dict, stream: int = 0) -> int | None:
     fields = {k: v for k, v in (fields | change).items() if k in ("size", "sizes")}
     asked = train.Recipe.from_dict(fields)
     largest = max((size for _, size in asked.sizes), default=0)
-    needed = asked.size or (largest if largest > 64 else None)
-    if stream and needed and stream != needed:
-        raise ValueError(f"--stream {stream}, but the recipe works at {needed} pixels: give "
-                         f"--stream {needed}, or --change '{{\"size\": {stream}}}'")
-    return needed
+    works_at = asked.size or largest
+    if stream and works_at and stream != works_at:
+        raise ValueError(f"--stream {stream}, but the recipe works at {works_at} pixels: give "
+                         f"--stream {works_at}, or --change "
+                         f"'{{\"size\": {stream}, \"sizes\": []}}'")
+    return works_at if asked.size or largest > 64 else None
 
 # %% ../nbs/430_cli.ipynb #a1deb994
 def print_run(run: runs.Run, as_json: bool = False):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['best_device', 'use_bf16', 'check_compiler', 'set_up', 'wait_for', 'choose_save_seconds', 'check_gpus',
-           'choose_micro_batch', 'keep_memory', 'busy_cores', 'choose_threads']
+           'choose_micro_batch', 'keep_memory', 'usable_cores', 'busy_cores', 'choose_threads']
 
 # %% ../nbs/255_device.ipynb #e5312527
 import ctypes
@@ -127,6 +127,10 @@ def keep_memory() -> bool:
     return bool(no_mappings and no_trimming)
 
 # %% ../nbs/255_device.ipynb #facb303d
+def usable_cores() -> int:
+    "How many cores this process may use."
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
 def _core_times():
     "(busy, idle) time so far of each core that this process may use; empty if unknown."
     try: lines = Path("/proc/stat").read_text().splitlines()
@@ -158,5 +162,4 @@ def choose_threads() -> int:
     At least one. The number that OMP_NUM_THREADS asks for is taken as it is."""
     usual = torch.get_num_threads()
     if usual == 1 or "OMP_NUM_THREADS" in os.environ: return usual
-    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
-    return max(1, min(usual, cores - round(busy_cores())))
+    return max(1, min(usual, usable_cores() - round(busy_cores())))

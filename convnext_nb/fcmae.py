@@ -114,18 +114,19 @@ def pretrain(
     encoder = models.create(recipe.model, len(dataset.classes), **recipe.model_args)
     model = FCMAE(encoder, decoder_dim)
     optimizer = optim.make_optimizer(model, recipe)
-    side = dataset.preprocessing.size // model.patch
     bf16 = use_bf16(recipe, torch.device("cpu"))
     losses = []
     for epoch in range(recipe.epochs):
         g = torch.Generator().manual_seed(train.seed_of(recipe.seed, epoch))
         found = []
-        parts = batches(dataset.train, recipe.batch_size, shuffle=True, generator=g, drop_last=True)
+        images = train.images_of(dataset.train, recipe, epoch)
+        parts = batches(images, recipe.batch_size, shuffle=True, generator=g,
+                        drop_last=len(images) > recipe.batch_size)
         for step, (x, y) in enumerate(parts):
             at = epoch * len(parts) + step
             train.set_lr(optimizer, optim.lr_at(recipe, at, len(parts)))
             x, _ = train.prepare_batch(x, y, recipe, epoch, dataset, g)
-            hidden = draw_mask(len(x), side, ratio, g)
+            hidden = draw_mask(len(x), x.shape[-1] // model.patch, ratio, g)
             with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
                 loss = painting_loss(model, x, hidden)
             optimizer.zero_grad()

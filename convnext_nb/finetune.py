@@ -41,8 +41,8 @@ def stages(
 ) -> list[list[nn.Module]]:
     "The stem's modules, then those of each stage, with the downsampling before it."
     if hasattr(model, "downsample_layers"):  # ConvNeXt
-        stem, *downs = model.downsample_layers
-        first, *later = model.stages
+        stem, *downs = model.downsample_layers.children()
+        first, *later = model.stages.children()
         return [[stem], [first], *(list(pair) for pair in zip(downs, later))]
     if hasattr(model, "layer1"):  # ResNet
         return [[model.conv1, model.bn1], [model.layer1], [model.layer2], [model.layer3],

@@ -66,6 +66,8 @@ def restore(
     """
     path = Path(source).expanduser()
     if not path.exists(): path = shipped().get(str(source), path)
+    if ema and path.is_file(): raise ValueError(f"{path} is a file: leave out ema, and give the "
+                                                "file ema.safetensors of a run's folder")
     if path.suffix == ".safetensors": return _from_file(path)
     if path.is_file():
         raise ValueError(f"{path} is neither a run folder nor a .safetensors file; for another "
@@ -121,9 +123,9 @@ def _built(path, model, model_args, preprocessing, classes):
     try: net = create(model, len(classes), **model_args)
     except ValueError as e: raise ValueError(f"{path}: {e}") from e
     with warnings.catch_warnings():
-        warnings.simplefilter("error", UserWarning)
+        warnings.simplefilter("error", weights.Adapted)
         try: weights.load(net, Path(path))
-        except UserWarning as e:
+        except weights.Adapted as e:
             raise ValueError(f"{path} holds another network than {model} with {len(classes)} "
                              f"classes: {e}") from e
     return speed_up(net).eval(), Preprocessing.from_dict(preprocessing), tuple(classes)

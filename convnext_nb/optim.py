@@ -44,6 +44,7 @@ _PLACES = [  # (pattern of a parameter's name, stage and block)
 
 def _place(name):
     "Stage and block of a parameter; stage -1 is the stem. None: the norm and head at the end."
+    name = name.removeprefix("encoder.")  # inside a network that paints, see `fcmae`
     for pattern, place in _PLACES:
         if m := re.match(pattern, name): return place(m)
     return None

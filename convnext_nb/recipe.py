@@ -56,12 +56,20 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self):
+        for f in fields(self):
+            object.__setattr__(self, f.name, _python_numbers(getattr(self, f.name)))
         check_types(self)
         object.__setattr__(self, "betas", tuple(self.betas))
         object.__setattr__(self, "sizes", tuple((float(at), int(px)) for at, px in self.sizes))
         check_recipe(self)
 
 # %% ../nbs/260_recipe.ipynb #b1d57811
+def _python_numbers(value):
+    "A copy of `value` in which numbers of NumPy and PyTorch have become Python's."
+    if isinstance(value, dict): return {k: _python_numbers(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)): return type(value)(map(_python_numbers, value))
+    return value.item() if hasattr(value, "item") else value
+
 def to_plain(value):
     "`value` as it comes back from JSON: tuples become lists."
     if isinstance(value, dict): return {k: to_plain(v) for k, v in value.items()}
@@ -77,7 +85,8 @@ def to_dict(self: Recipe) -> dict:
 def from_dict(cls: Recipe, values: dict) -> Recipe:
     """A Recipe from `to_dict`'s values; missing fields take their defaults.
 
-    Raises ValueError if a field is unknown."""
+    Without `micro_batch`, which older recipes lack, it takes whole batches. Raises ValueError if a
+    field is unknown."""
     unknown = set(values) - {f.name for f in fields(cls)}
     if unknown: raise ValueError(f"no field {', '.join(sorted(unknown))} in Recipe")
     return cls(**(dict(micro_batch=None) | values))  # an older recipe took the whole batch
@@ -107,7 +116,7 @@ def _is_of(value, kind):
 def check_recipe(recipe: Recipe):
     "Raises ValueError if a field of the recipe has an impossible value."
     augment.check_words(recipe.augment)
-    for name in ("epochs", "batch_size", "lr", "clip_grad", "size"):
+    for name in ("epochs", "batch_size", "lr", "clip_grad", "size", "layer_decay"):
         value = getattr(recipe, name)
         if value is not None and not value > 0:  # NaN, too
             raise ValueError(f"{name} must be positive, got {value!r}")
@@ -211,7 +220,7 @@ PRESETS |= {
 def preset(name: str) -> Recipe:
     "A recipe by its name; raises ValueError, with the names there are, if it is unknown."
     if name == "brief": name = "tiny_224"  # its old name
-    if name in PRESETS: return PRESETS[name]
+    if name in PRESETS: return replace(PRESETS[name])  # a copy, also of its model_args
     raise ValueError(f"no recipe {name!r}; there are: {', '.join(PRESETS)}")
 
 # %% ../nbs/260_recipe.ipynb #603fb9f0

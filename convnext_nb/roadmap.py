@@ -328,6 +328,8 @@ def _check(step, stem_stride):
             if getattr(step, field) != getattr(plain, field):
                 raise ValueError(f"{field}={getattr(step, field)!r} needs block='dw first': the "
                                  "roadmap changes it only after moving the convolution up")
+    if step.stem_norm and step.stem == "conv + pool":
+        raise ValueError("stem_norm=True needs stem='patchify': ResNet's stem has a norm already")
     if step.kernel % 2 == 0: raise ValueError(f"kernel must be odd, got {step.kernel}")
     if stem_stride < 1: raise ValueError(f"stem_stride must be at least 1, got {stem_stride}")
 

@@ -117,15 +117,15 @@ def truncate(self: Run, epochs: int):
 @patch
 @contextmanager
 def alone(self: Run) -> Iterator[None]:
-    "Locks the folder: another process that tries to gets a ValueError, where the disk has locks."
+    "Locks the folder: whoever else tries to gets a ValueError, where the disk has locks."
     path = self.folder / ".lock"
     try: file = open(path, "w")
     except OSError as e: raise write_error(path, e) from e
     with file:
         try:
-            if fcntl: fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if fcntl: fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ValueError(f"another process is training in {self.folder}; wait for its end, or "
+            raise ValueError(f"{self.folder} is being trained in already; wait for the end, or "
                              "use another folder") from None
         except OSError: pass  # a file system without locks
         try: yield
@@ -154,8 +154,9 @@ def _version(package):
 def commit() -> str | None:
     "Short commit of the checkout that holds this module, with '+' if files differ; else None."
     here = Path(globals().get("__file__", "")).parent
+    env = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}  # a hook's own project
     def git(*args):
-        return subprocess.run(["git", *args], cwd=here, capture_output=True,
+        return subprocess.run(["git", *args], cwd=here, env=env, capture_output=True,
                               text=True, check=True).stdout.strip()
     try:
         git("ls-files", "--error-unmatch", ".")  # in a .venv, git would find the user's own project
@@ -182,7 +183,7 @@ def names() -> list[str]:
 # %% ../nbs/265_runs.ipynb #eac58492
 def free_folder(path: str | Path) -> Path:
     "`path`, or `path`-2, `path`-3 ...: the first that holds no finished run."
-    path = Path(path)
+    path = Path(path).expanduser()
     folder = path
     number = 1
     while Run(folder).evidence:

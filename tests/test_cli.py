@@ -358,7 +358,34 @@ def test_stream_and_size_agree(tmp_path, capsys):
     with pytest.raises(SystemExit):
         cli.cnx_train("paper_imagenet", str(tmp_path), str(tmp_path / "run"), stream=96)
     said = capsys.readouterr().err
-    assert "recipe works at 224 pixels: give --stream 224, or" in said and '{"size": 96}' in said
+    assert "recipe works at 224 pixels: give --stream 224, or" in said
+    assert '{"size": 96, "sizes": []}' in said
+    with pytest.raises(SystemExit):  # it would train at 64 at most, and be measured at 224
+        cli.cnx_train("pocket", str(tmp_path), str(tmp_path / "run"), stream=224)
+    assert "the recipe works at 64 pixels: give --stream 64, or" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words, said", [
+    (dict(change='{"mixpu": 0.2}'), "no field mixpu"),
+    (dict(recipe="auto", change='{"mixpu": 0.2}'), "no field mixpu"),
+    (dict(change='{"ema": 2}'), "ema must be between 0 and 1"),
+    (dict(model_args="{bad"), "--model_args takes a JSON object"),
+    (dict(model_args='{"depth": 3}'), "depth"),
+    (dict(model="resnet17"), "resnet17"), (dict(recipe="auto", model="resnet17"), "resnet17"),
+    (dict(lr=-1.0), "lr must be positive"), (dict(epochs=-1), "epochs must be positive")])
+def test_mistakes_are_told_before_data_are_read(words, said, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(cli, "load_data", lambda *args: pytest.fail("data were read"))
+    with pytest.raises(SystemExit): cli.cnx_train(**(dict(recipe="pocket", device="cpu") | words))
+    told = capsys.readouterr().err
+    assert said in told and told.count("\n") == 1
+
+
+def test_auto_takes_arguments_of_the_network_that_the_data_decide(monkeypatch, capsys):
+    def stop(*args): raise ValueError("data are read now")
+    monkeypatch.setattr(cli, "load_data", stop)
+    with pytest.raises(SystemExit):
+        cli.cnx_train(model_args='{"depths": [1, 1, 1, 1]}', epochs=1, device="cpu")
+    assert "data are read now" in capsys.readouterr().err
 
 
 def test_own_pictures_packed_too_small_are_refused(tmp_path, monkeypatch):

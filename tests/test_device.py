@@ -277,7 +277,7 @@ def test_busy_cores_are_counted(monkeypatch):
 def test_a_resumed_run_takes_its_number_of_threads(tmp_path, monkeypatch):
     "It is chosen once; afterwards the process has the number that it had before."
     monkeypatch.setattr(train, "choose_threads", lambda: 2)
-    monkeypatch.setattr(train.os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(train, "usable_cores", lambda: 4)
     seen = []
     original = train.train_epoch
     def watched(*args):

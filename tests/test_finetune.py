@@ -7,7 +7,7 @@ import pytest
 import torch
 from oracles import images
 
-from convnext_nb import convnext, finetune, optim, resnet, swin
+from convnext_nb import convnext, finetune, optim, resnet, roadmap, swin
 
 NETS = {
     "convnext": partial(convnext.ConvNeXt, (1, 2, 1, 1), (8, 16, 24, 32)),
@@ -119,3 +119,12 @@ def test_drop_path_set_later_equals_drop_path_from_the_start(name, rate):
     assert rates(finetune.set_drop_path(make(name), rate)) == rates(make(name, drop_path=rate))
     with pytest.raises(ValueError, match="drop_path is a probability"):
         finetune.set_drop_path(make(name), 1.0)
+
+
+def test_the_end_of_the_road_is_frozen_like_the_convnext_that_it_is():
+    def trainable(net):
+        finetune.freeze(net, 1)
+        return [name for name, p in net.named_parameters() if p.requires_grad]
+    road = roadmap.build("sep_ds", width_mult=0.25, depths=(1, 2, 1, 1))
+    net = convnext.ConvNeXt((1, 2, 1, 1), (24, 48, 96, 192))
+    assert trainable(road) == trainable(net) and len(trainable(net)) > 10

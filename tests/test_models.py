@@ -168,3 +168,20 @@ def test_arguments_that_a_network_cannot_use(model, args):
     with pytest.raises(ValueError) as error:
         models.create(model, 3, **args)(torch.zeros(1, 3, 64, 64))
     assert str(error.value).startswith(f"{model} cannot be built with {args}: ")
+
+
+def test_a_warning_of_another_library_is_no_fault_of_the_weights():
+    """torchvision warns like that where its picture decoders do not load."""
+    code = """
+import sys, warnings
+class Finder:
+    def find_spec(self, name, path, target=None):
+        if name == "torchvision.io": warnings.warn("Failed to load image Python extension")
+sys.meta_path.insert(0, Finder())
+from convnext_nb import models
+print(len(models.restore("atto_tiny200")[2]))"""
+    assert python(code) == "200"
+
+
+def test_a_file_has_no_average():
+    with pytest.raises(ValueError, match="leave out ema"): models.restore(NAME, ema=True)

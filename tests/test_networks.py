@@ -436,3 +436,8 @@ def test_builders_are_functions_that_can_be_registered(build):
 def test_a_builder_takes_other_depths_and_widths(build):
     net = build(depths=(1, 1, 1, 1), dims=(8, 16, 32, 64), num_classes=3)
     assert [len(s) for s in net.stages] == [1, 1, 1, 1] and net(images()).shape == (2, 3)
+
+
+def test_a_stem_has_one_norm():
+    with pytest.raises(ValueError, match="stem_norm=True needs stem='patchify'"):
+        roadmap.build("base", stem_norm=True)

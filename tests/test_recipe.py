@@ -2,7 +2,9 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
+import torch
 from training import RECIPE
 
 from convnext_nb.recipe import PRESETS, Recipe, preset
@@ -60,3 +62,23 @@ def test_presets_by_name():
     assert preset("brief") == preset("tiny_224") == PRESETS["tiny_224"]  # its name before
     with pytest.raises(ValueError, match="no recipe 'pocked'; there are: .*pocket"):
         preset("pocked")
+
+
+def test_numbers_of_numpy_and_torch_become_pythons():
+    recipe = Recipe(lr=np.float64(1e-3), seed=np.int64(1), epochs=torch.tensor(2), compile=np.True_,
+                    warmup_epochs=np.float32(0.5), betas=(np.float64(0.9), 0.99),
+                    sizes=[(np.float64(0.5), np.int64(64))],
+                    model_args=dict(drop_path=np.float64(0.1), dims=(np.int64(8), 16)))
+    plain = Recipe(lr=1e-3, seed=1, epochs=2, compile=True, warmup_epochs=0.5, betas=(0.9, 0.99),
+                   sizes=[(0.5, 64)], model_args=dict(drop_path=0.1, dims=(8, 16)))
+    assert repr(recipe) == repr(plain) and recipe == plain
+    assert json.loads(json.dumps(recipe.to_dict())) == plain.to_dict()
+
+
+def test_a_preset_is_a_copy():
+    for name in PRESETS: preset(name).model_args["drop_path"] = 0.9
+    assert all(recipe.model_args.get("drop_path") != 0.9 for recipe in PRESETS.values())
+
+
+def test_layer_decay_of_nothing():
+    with pytest.raises(ValueError, match="layer_decay must be positive"): Recipe(layer_decay=0.0)

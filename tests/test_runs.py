@@ -51,7 +51,7 @@ def test_one_process_at_a_time_trains_in_a_folder(tmp_path):
             time.sleep(60)
     process, _ = in_child(hold)
     assert held.wait(30)
-    with pytest.raises(ValueError, match="another process is training in .*another folder"):
+    with pytest.raises(ValueError, match="is being trained in already; .*another folder"):
         fit(tmp_path)
     process.kill()
     process.join()
@@ -135,3 +135,24 @@ def test_the_commit_is_this_projects_and_not_the_users(tmp_path, monkeypatch):
     for folder, known in (("convnext_nb", True), (".venv/convnext_nb", False)):
         monkeypatch.setattr(runs, "__file__", str(tmp_path / folder / "runs.py"))
         assert bool(runs.commit()) == known
+
+
+def test_a_hook_of_another_project_names_no_commit_of_its_own(tmp_path, monkeypatch):
+    before = runs.commit()
+    subprocess.run(["git", "init", tmp_path], check=True, capture_output=True)
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / ".git"))
+    assert runs.commit() == before
+
+
+def test_a_second_thread_does_not_train_in_the_folder(tmp_path):
+    run = runs.Run(tmp_path)
+    with run.alone():
+        with pytest.raises(ValueError, match="being trained in already"), run.alone(): pass
+        assert (tmp_path / ".lock").exists()
+
+
+def test_a_free_folder_at_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    runs.Run(tmp_path / "run").make()
+    runs.write_json(tmp_path / "run/evidence.json", dict(done=True))
+    assert runs.free_folder("~/run") == tmp_path / "run-2"

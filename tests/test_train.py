@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -26,7 +27,7 @@ from training import (
     split,
 )
 
-from convnext_nb import convnext, data, evaluation, models, optim, runs, train
+from convnext_nb import convnext, data, evaluation, models, optim, runs, train, weights
 from convnext_nb.data import Dataset, Preprocessing
 from convnext_nb.recipe import PRESETS, Recipe
 
@@ -237,8 +238,8 @@ def test_the_average_is_the_plain_formula(tmp_path, monkeypatch):
     model, run = fit(tmp_path, replace(RECIPE, epochs=1, ema=0.7))
     torch.manual_seed(RECIPE.seed)
     average = next(train.create(RECIPE.model, 4, **RECIPE.model_args).parameters()).detach()
-    for weights in seen:
-        average = 0.7 * average + 0.3 * weights
+    for current in seen:
+        average = 0.7 * average + 0.3 * current
     kept = models.restore(tmp_path, ema=True)[0]
     assert torch.allclose(next(kept.parameters()), average, atol=1e-6)
 
@@ -342,3 +343,44 @@ def test_a_run_from_before_the_fields_goes_on(tmp_path):
     train.fit(short, shapes, tmp_path / "run", device="cpu", progress=False)
     with pytest.raises(ValueError, match="holds a run on other data .*val: 5 training images"):
         train.fit(short, data.Shapes(250, 50), tmp_path / "run", device="cpu", progress=False)
+
+
+def test_a_dataset_at_another_size_is_trained_at_it(tmp_path, monkeypatch):
+    seen = []
+    step = train.train_step
+    def watched(job, x, y):
+        seen.append(x.shape[-1])
+        return step(job, x, y)
+    monkeypatch.setattr(train, "train_step", watched)
+    run = fit(tmp_path, replace(RECIPE, epochs=1), dataset().at_size(64))[1]
+    assert set(seen) == {64} and run.metrics[0]["size"] == 64
+
+
+def test_a_run_with_numpys_numbers_goes_on(tmp_path):
+    recipe = replace(RECIPE, lr=np.float64(1e-3), epochs=2)
+    fit(tmp_path, recipe)
+    assert len(fit(tmp_path, recipe)[1].metrics) == 2
+
+
+def test_a_begun_run_needs_no_start_and_a_finished_one_no_compiler(tmp_path, monkeypatch):
+    net = models.create(RECIPE.model, 10, **RECIPE.model_args)
+    path = weights.save(net, tmp_path / "first")
+    recipe = replace(RECIPE, start=str(path))
+    one = fit(tmp_path / "one", recipe)
+    patch = interrupted(train, "train_epoch", 2)
+    with pytest.raises(Killed): fit(tmp_path / "two", recipe)
+    patch.undo()
+    path.unlink()
+    assert_same(one, fit(tmp_path / "two", recipe))
+    assert_same(one, fit(tmp_path / "one", recipe))
+    def refuse(device): raise ValueError("no compiler")
+    monkeypatch.setattr(train, "check_compiler", refuse)
+    fit(tmp_path / "one", recipe)
+    with pytest.raises(ValueError, match="no compiler"):
+        fit(tmp_path / "three", replace(RECIPE, compile=True))
+
+
+def test_it_is_said_if_a_run_is_measured_at_another_size_than_it_trains(tmp_path, capsys):
+    recipe = replace(RECIPE, epochs=1, sizes=((0, 32),))
+    train.fit(recipe, dataset().at_size(64), tmp_path, "cpu")
+    assert "trained at up to 32 px, evaluated at 64" in capsys.readouterr().err

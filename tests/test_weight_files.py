@@ -366,3 +366,11 @@ def test_a_network_in_several_files(tmp_path):
     index.write_text('{"files": []}')
     with pytest.raises(ValueError, match="is no index of weight files"):
         weights.load(tiny(), tmp_path)
+
+
+@pytest.mark.parametrize("mask, mode", [(0o022, 0o644), (0o027, 0o640)])
+def test_others_may_read_what_the_umask_lets_them(mask, mode, tmp_path):
+    before = os.umask(mask)
+    try: path = weights.save(tiny(), tmp_path / "net")
+    finally: os.umask(before)
+    assert path.stat().st_mode & 0o777 == mode
