@@ -43,13 +43,18 @@ class Archive:
 
     Of a folder also its `folders`, and `again`: links to where the walk had been. What is
     `left_behind` is in none of them, and no run and nothing packed. ValueError if damaged."""
-    def __init__(self, path, root: str = ""):
+    def __init__(
+        self,
+        path,
+        root: str = "",  # where in it `read` begins
+        listed: bool = True,  # False: the names in a folder are known, it is not walked through
+    ):
         self.path = Path(path)
         self.root = root
         self.zip = None
         self.names, self.folders, self.again = [], [], []
         if self.path.is_dir():
-            self._walk()
+            if listed: self._walk()
             return
         try: self.zip = zipfile.ZipFile(self.path)
         except (zipfile.BadZipFile, EOFError) as e: raise self._no_zip(e) from e

@@ -9,6 +9,7 @@ __all__ = ['TinyImageNet', 'picture_endings', 'is_picture', 'split_folders', 'fi
 # %% ../nbs/228_data.ipynb #da4b9237
 import os
 import re
+import shutil
 import sys
 from collections import Counter
 from functools import cache, partial
@@ -247,6 +248,13 @@ def pictures_to_measure(
     return archive, found, part if splits else "all pictures"
 
 # %% ../nbs/228_data.ipynb #0b293c88
+def _drop_unless_whole(target, splits):
+    "Removes a packed copy from before Pillow could read all these pictures."
+    if not (target / "meta.json").exists(): return
+    _, packed = unpack(target)
+    labels = {split: some.tolist() for split, (_, some) in packed.items()}
+    if labels != {split: some for split, (_, some) in splits.items()}: shutil.rmtree(target)
+
 def ImageFolder(
     path,  # as in `find_pictures`
     size: int = 64,  # pixels
@@ -258,6 +266,7 @@ def ImageFolder(
     archive, classes, splits = find_pictures(path)
     other = [f for f in _training_folders(archive).values() if f not in ("", "train/", "val/")]
     target = packed_at(archive, size, *other)  # `other`: these were once packed as classes
+    _drop_unless_whole(target, splits)
     if not (target / "meta.json").exists():
         name = archive.path.resolve().name
         convert = partial(resize_and_crop, preprocessing=Preprocessing(size=size))

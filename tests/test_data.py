@@ -242,6 +242,24 @@ def test_folders_once_packed_as_classes_are_packed_anew(tmp_path):
     assert data.ImageFolder(folder).classes == ("cat", "dog")
 
 
+def test_pictures_of_a_kind_learned_later_are_packed(tmp_path, monkeypatch):
+    files = {f"{c}/{i}.{ext}": picture(i, kind="PNG") for c in ("cat", "dog")
+             for i, ext in enumerate(["png"] * 5 + ["heic"] * 5)}
+    own = write_folder(tmp_path / "own", files)
+    assert len(data.ImageFolder(own).train) == 8
+    endings = data.picture_endings() | {".heic"}
+    with monkeypatch.context() as later:
+        later.setitem(Image.EXTENSION, ".heic", "PNG")  # as register_extension does
+        data.picture_endings.cache_clear()
+        try:
+            assert data.picture_endings() == endings
+            whole = data.ImageFolder(own)
+            assert len(whole.train) == 16 and len(whole.val) == 4
+            later.delattr(data, "pack")  # not a third time
+            assert torch.equal(data.ImageFolder(own).train.images, whole.train.images)
+        finally: data.picture_endings.cache_clear()
+
+
 def test_load_packs_own_pictures_at_a_size(tmp_path, capsys):
     folder = write_folder(tmp_path / "own", own_files())
     assert data.load(str(folder), 24).preprocessing.size == 24
