@@ -292,7 +292,7 @@ def fetch(
     """Download the archive into `folder`, resuming what is there.
 
     ValueError for a wrong checksum; ConnectionError if the server cannot be reached."""
-    path = Path(folder or data_home()) / PurePosixPath(url).name
+    path = Path(folder or data_home()).expanduser() / PurePosixPath(url).name
     if path.exists(): return path
     with explain_disk_errors(path.parent, 250e6), one_at_a_time(path.parent):
         if not path.exists():  # another process may have been first

@@ -543,14 +543,17 @@ def cnx_bench(
     "Time this library on this machine, beside what is usual. Medians of rounds in turn."
     if save and not Path(save).is_dir():
         raise ValueError(f"--save {save}: there is no such folder; make it, or name another")
-    path = Path(save) / file_of(bench_device())
+    if repeats < 1: raise ValueError(f"--repeats {repeats}: at least 1")
+    machine = bench_device()
+    path = Path(save) / file_of(machine)
     kept = results_of(path) if save else {}
     if compile: train.check_compiler(train.best_device())
-    todo = BENCHMARKS if what == "all" else (what,)
-    found = {name: run_benchmark(name, data, repeats, compile) for name in todo}
-    everything = {"machine": bench_device(), **found}
-    if save:  # what other benchmarks left there stays
-        with runs.atomic_write(path) as f:
+    found = {}
+    for name in BENCHMARKS if what == "all" else (what,):
+        found[name] = run_benchmark(name, data, repeats, compile)
+        everything = {"machine": machine, **found}
+        if not save: continue
+        with runs.atomic_write(path) as f:  # what other benchmarks left there stays
             f.write((json_lib.dumps(kept | everything, indent=1) + "\n").encode())
     if json:
         print(json_lib.dumps(everything, indent=1))

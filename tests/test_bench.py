@@ -86,6 +86,27 @@ def test_results_are_saved_under_the_processors_name(tmp_path, monkeypatch, caps
     assert list(json.loads(path.read_text())) == ["machine", "import", "models"]
 
 
+def test_a_late_fault_loses_no_results(tmp_path, monkeypatch, capsys):
+    def run(what, *args):
+        if what == "models": raise ValueError("the networks differ")
+        return [dict(what=what, seconds=1.0)]
+    monkeypatch.setattr(bench, "run_benchmark", run)
+    path = tmp_path / bench.file_of(bench.bench_device())
+    path.write_text('{"profile": [], "data": []}')
+    with pytest.raises(SystemExit): bench.cnx_bench(what="all", save=str(tmp_path))
+    assert "the networks differ" in capsys.readouterr().err
+    before = bench.BENCHMARKS[:bench.BENCHMARKS.index("models")]
+    left = json.loads(path.read_text())
+    assert left["profile"] == [] and set(left) == {"machine", "profile", *before}
+    assert left["data"] == [dict(what="data", seconds=1.0)]
+
+
+def test_no_round_is_refused_before_minutes_are_spent(monkeypatch, capsys):
+    monkeypatch.setattr(bench, "run_benchmark", lambda *args: pytest.fail("measured"))
+    with pytest.raises(SystemExit): bench.cnx_bench(what="import", repeats=0)
+    assert "--repeats 0: at least 1" in capsys.readouterr().err
+
+
 def test_damaged_results_are_found_before_minutes_are_spent(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(bench, "run_benchmark", lambda *args: pytest.fail("measured"))
     path = tmp_path / bench.file_of(bench.bench_device())
