@@ -323,7 +323,7 @@ def serve(one: list, recipe: dict, batches: int, folder: str):
         faults = clock.page_faults()
         system = os.times().system
         run()
-        if torch.cuda.is_initialized(): torch.cuda.synchronize()
+        clock.wait_for_gpu()
         found = {"page faults": clock.page_faults() - faults,
                  "system s": os.times().system - system, "MB": clock.peak_memory()}
         print(json_lib.dumps(found), flush=True)

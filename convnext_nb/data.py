@@ -183,12 +183,16 @@ def _say_skipped(archive, used):
 
 def _say_if_splits(archive, classes):
     "Tells on stderr if what is taken for classes looks like splits under other names."
-    inside = [{f.split("/")[1] for f in archive.folders if f.startswith(f"{c}/")} for c in classes]
+    inside = {c: set() for c in classes}
+    for folder in archive.folders:
+        c, *below = folder.split("/")
+        if below and c in inside: inside[c].add(below[0])
     direct = any(n.count("/") == 1 and is_picture(n) for n in archive.names)
-    same = len(inside[0]) > 1 and all(names == inside[0] for names in inside)
+    names = inside[classes[0]]
+    same = len(names) > 1 and all(others == names for others in inside.values())
     if direct or not same: return
     _say_once(f"{archive.path}: {', '.join(classes)} are taken for classes, though each holds "
-              f"{', '.join(sorted(inside[0])[:5])}; if they are splits, call them train/ and val/")
+              f"{', '.join(sorted(names)[:5])}; if they are splits, call them train/ and val/")
 
 @cache
 def _say_once(text): print(text, file=sys.stderr)

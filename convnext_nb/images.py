@@ -175,11 +175,11 @@ def some_of_each(
 ) -> torch.Tensor:  # bool (N,)
     "True for randomly chosen images of each class; the same seed chooses the same ones."
     order = torch.rand(len(labels), generator=torch.Generator().manual_seed(seed))
+    shuffled = order.argsort(stable=True)
+    by_class = shuffled[labels[shuffled].argsort(stable=True)]  # shuffled within each class
+    _, counts = labels.unique(return_counts=True)
     chosen = torch.zeros(len(labels), dtype=torch.bool)
-    for k in labels.unique():
-        at = (labels == k).nonzero().squeeze(1)
-        shuffled = at[order[at].argsort()]
-        chosen[shuffled[:count(len(at))]] = True
+    for at in by_class.split(counts.tolist()): chosen[at[:count(len(at))]] = True
     return chosen
 
 def train_val_split(train: Split) -> tuple[Split, Split]:

@@ -62,6 +62,24 @@ def test_a_contestant_that_ends_is_named(tmp_path, monkeypatch):
     runner.close()
 
 
+@pytest.mark.parametrize("kind", ["mps", "cuda", "cpu"])
+def test_the_clock_waits_for_the_gpu_that_works(kind, monkeypatch):
+    asked = []
+    monkeypatch.setattr(clock.torch.cuda, "is_initialized", lambda: kind == "cuda")
+    monkeypatch.setattr(clock.torch.backends.mps, "is_available", lambda: kind == "mps")
+    monkeypatch.setattr(clock.torch.cuda, "synchronize", lambda *args: asked.append("cuda"))
+    monkeypatch.setattr(clock.torch.mps, "synchronize", lambda: asked.append("mps"))
+    clock.in_turn({"one": lambda: asked.append("run")}, repeats=1)
+    assert asked == (["run"] if kind == "cpu" else ["run", kind]) * 2
+    asked.clear()
+    monkeypatch.setattr(bench, "one_pass", lambda *args: lambda: asked.append("run"))
+    monkeypatch.setattr(bench.sys, "stdin", ["go"])
+    monkeypatch.setattr(bench.clock, "peak_memory", lambda: 0.0)
+    bench.serve(list(bench.Contestant("ours", "channels last", False)),
+                bench.train.Recipe().to_dict(), 1, ".")
+    assert asked == (["run"] if kind == "cpu" else ["run", kind])
+
+
 def test_a_gpu_gets_batches_that_fill_it(monkeypatch):
     assert bench.usual_batch() == (256 if torch.cuda.is_available() else 8)
     monkeypatch.setattr(bench.train, "best_device", lambda: "cuda")

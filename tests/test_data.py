@@ -3,7 +3,9 @@ import io
 import json
 import random
 import shutil
+import time
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -149,6 +151,18 @@ def test_says_if_classes_look_like_splits(tmp_path, capsys):
     data.ImageFolder(write_folder(tmp_path / "other", seg | {"seg_b/emu/1.png": picture(99)}))
     data.ImageFolder(write_folder(tmp_path / "flat", own_files()))
     assert "splits" not in capsys.readouterr().err
+
+
+def test_many_classes_are_looked_through_once(capsys):
+    names = [f"n{i:08d}" for i in range(8000)]
+    archive = SimpleNamespace(path="many", folders=[*names, *(f"{n}/{c}" for n in names[:-1]
+                                                              for c in "xy")], names=[])
+    start = time.perf_counter()
+    data._say_if_splits(archive, names)
+    assert time.perf_counter() - start < 2 and not capsys.readouterr().err
+    archive.folders += [f"{names[-1]}/x", f"{names[-1]}/y"]
+    data._say_if_splits(archive, names)
+    assert "though each holds x, y;" in capsys.readouterr().err
 
 
 def test_a_class_may_be_called_train(tmp_path):

@@ -2,6 +2,7 @@
 import io
 import json
 import struct
+import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -49,6 +50,22 @@ def test_holdout_is_disjoint_and_fixed(per_class):
     assert not torch.equal(whole.hold_out(per_class, seed=1).val.rows, part.val.rows)
     with pytest.raises(ValueError, match="cannot hold out 50 .* the smallest class has 50"):
         whole.hold_out(50)
+
+
+def test_some_of_each_chooses_as_ever_and_quickly():
+    g = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, 50, (3000,), generator=g)
+    for count in (lambda n: 3, lambda n: max(1, round(n / 5)), lambda n: n + 1, lambda n: 0):
+        order = torch.rand(len(labels), generator=torch.Generator().manual_seed(7))
+        expected = torch.zeros(len(labels), dtype=torch.bool)
+        for k in labels.unique():  # class by class, as it was first written
+            at = (labels == k).nonzero().squeeze(1)
+            expected[at[order[at].argsort()][:count(len(at))]] = True
+        assert torch.equal(images.some_of_each(labels, count, 7), expected)
+    assert not len(images.some_of_each(labels[:0], lambda n: 1, 0))
+    start = time.perf_counter()
+    images.some_of_each(torch.arange(400_000) % 8000, lambda n: 1, 0)
+    assert time.perf_counter() - start < 2  # one class after the other: 10 seconds
 
 
 def test_a_whole_name_goes_before_a_word_of_one():
