@@ -103,7 +103,7 @@ def candidates(
     x = peers.noise(size, batch or usual_batch())
     nets = networks(**sizes)
     gap = largest_gap(nets, x[:1])
-    if gap > 1e-4:
+    if not gap <= 1e-4:  # NaN differs, too
         raise ValueError(f"the networks differ: logits are {gap:.1e} apart with the same weights")
     x = x.to(device, memory_format=LAYOUTS[layout])
     made = {}
