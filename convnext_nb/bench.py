@@ -544,10 +544,10 @@ def cnx_bench(
     if save and not Path(save).is_dir():
         raise ValueError(f"--save {save}: there is no such folder; make it, or name another")
     if repeats < 1: raise ValueError(f"--repeats {repeats}: at least 1")
+    if compile: train.check_compiler(train.best_device())
     machine = bench_device()
     path = Path(save) / file_of(machine)
     kept = results_of(path) if save else {}
-    if compile: train.check_compiler(train.best_device())
     found = {}
     for name in BENCHMARKS if what == "all" else (what,):
         found[name] = run_benchmark(name, data, repeats, compile)
