@@ -16,6 +16,7 @@ def end_at_once(*_):
 
 
 # A command's script imports the package first. `cli` takes the handler away when it starts to work.
-_is_command = os.path.basename("".join(sys.argv[:1])).startswith("cnx_")
-if _is_command and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+COMMANDS = {"cnx_train", "cnx_data", "cnx_bench", "cnx_eval", "cnx_predict", "cnx_proof"}
+_script = os.path.splitext(os.path.basename("".join(sys.argv[:1])))[0]  # without .exe or .py
+if _script in COMMANDS and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, end_at_once)

@@ -43,13 +43,18 @@ class Archive:
 
     Of a folder also its `folders`, and `again`: links to where the walk had been. What is
     `left_behind` is in none of them, and no run and nothing packed. ValueError if damaged."""
-    def __init__(self, path, root: str = ""):
+    def __init__(
+        self,
+        path,
+        root: str = "",  # where in it `read` begins
+        listed: bool = True,  # False: the names in a folder are known, it is not walked through
+    ):
         self.path = Path(path)
         self.root = root
         self.zip = None
         self.names, self.folders, self.again = [], [], []
         if self.path.is_dir():
-            self._walk()
+            if listed: self._walk()
             return
         try: self.zip = zipfile.ZipFile(self.path)
         except (zipfile.BadZipFile, EOFError) as e: raise self._no_zip(e) from e
@@ -287,7 +292,7 @@ def fetch(
     """Download the archive into `folder`, resuming what is there.
 
     ValueError for a wrong checksum; ConnectionError if the server cannot be reached."""
-    path = Path(folder or data_home()) / PurePosixPath(url).name
+    path = Path(folder or data_home()).expanduser() / PurePosixPath(url).name
     if path.exists(): return path
     with explain_disk_errors(path.parent, 250e6), one_at_a_time(path.parent):
         if not path.exists():  # another process may have been first

@@ -103,7 +103,7 @@ def candidates(
     x = peers.noise(size, batch or usual_batch())
     nets = networks(**sizes)
     gap = largest_gap(nets, x[:1])
-    if gap > 1e-4:
+    if not gap <= 1e-4:  # NaN differs, too
         raise ValueError(f"the networks differ: logits are {gap:.1e} apart with the same weights")
     x = x.to(device, memory_format=LAYOUTS[layout])
     made = {}
@@ -323,7 +323,7 @@ def serve(one: list, recipe: dict, batches: int, folder: str):
         faults = clock.page_faults()
         system = os.times().system
         run()
-        if torch.cuda.is_initialized(): torch.cuda.synchronize()
+        clock.wait_for_gpu()
         found = {"page faults": clock.page_faults() - faults,
                  "system s": os.times().system - system, "MB": clock.peak_memory()}
         print(json_lib.dumps(found), flush=True)
@@ -543,14 +543,17 @@ def cnx_bench(
     "Time this library on this machine, beside what is usual. Medians of rounds in turn."
     if save and not Path(save).is_dir():
         raise ValueError(f"--save {save}: there is no such folder; make it, or name another")
-    path = Path(save) / file_of(bench_device())
-    kept = results_of(path) if save else {}
+    if repeats < 1: raise ValueError(f"--repeats {repeats}: at least 1")
     if compile: train.check_compiler(train.best_device())
-    todo = BENCHMARKS if what == "all" else (what,)
-    found = {name: run_benchmark(name, data, repeats, compile) for name in todo}
-    everything = {"machine": bench_device(), **found}
-    if save:  # what other benchmarks left there stays
-        with runs.atomic_write(path) as f:
+    machine = bench_device()
+    path = Path(save) / file_of(machine)
+    kept = results_of(path) if save else {}
+    found = {}
+    for name in BENCHMARKS if what == "all" else (what,):
+        found[name] = run_benchmark(name, data, repeats, compile)
+        everything = {"machine": machine, **found}
+        if not save: continue
+        with runs.atomic_write(path) as f:  # what other benchmarks left there stays
             f.write((json_lib.dumps(kept | everything, indent=1) + "\n").encode())
     if json:
         print(json_lib.dumps(everything, indent=1))

@@ -9,6 +9,7 @@ __all__ = ['TinyImageNet', 'picture_endings', 'is_picture', 'split_folders', 'fi
 # %% ../nbs/228_data.ipynb #da4b9237
 import os
 import re
+import shutil
 import sys
 from collections import Counter
 from functools import cache, partial
@@ -182,12 +183,16 @@ def _say_skipped(archive, used):
 
 def _say_if_splits(archive, classes):
     "Tells on stderr if what is taken for classes looks like splits under other names."
-    inside = [{f.split("/")[1] for f in archive.folders if f.startswith(f"{c}/")} for c in classes]
+    inside = {c: set() for c in classes}
+    for folder in archive.folders:
+        c, *below = folder.split("/")
+        if below and c in inside: inside[c].add(below[0])
     direct = any(n.count("/") == 1 and is_picture(n) for n in archive.names)
-    same = len(inside[0]) > 1 and all(names == inside[0] for names in inside)
+    names = inside[classes[0]]
+    same = len(names) > 1 and all(others == names for others in inside.values())
     if direct or not same: return
     _say_once(f"{archive.path}: {', '.join(classes)} are taken for classes, though each holds "
-              f"{', '.join(sorted(inside[0])[:5])}; if they are splits, call them train/ and val/")
+              f"{', '.join(sorted(names)[:5])}; if they are splits, call them train/ and val/")
 
 @cache
 def _say_once(text): print(text, file=sys.stderr)
@@ -247,6 +252,13 @@ def pictures_to_measure(
     return archive, found, part if splits else "all pictures"
 
 # %% ../nbs/228_data.ipynb #0b293c88
+def _drop_unless_whole(target, splits):
+    "Removes a packed copy from before Pillow could read all these pictures."
+    if not (target / "meta.json").exists(): return
+    _, packed = unpack(target)
+    labels = {split: some.tolist() for split, (_, some) in packed.items()}
+    if labels != {split: some for split, (_, some) in splits.items()}: shutil.rmtree(target)
+
 def ImageFolder(
     path,  # as in `find_pictures`
     size: int = 64,  # pixels
@@ -258,6 +270,7 @@ def ImageFolder(
     archive, classes, splits = find_pictures(path)
     other = [f for f in _training_folders(archive).values() if f not in ("", "train/", "val/")]
     target = packed_at(archive, size, *other)  # `other`: these were once packed as classes
+    _drop_unless_whole(target, splits)
     if not (target / "meta.json").exists():
         name = archive.path.resolve().name
         convert = partial(resize_and_crop, preprocessing=Preprocessing(size=size))

@@ -647,14 +647,15 @@ def _beside(a, b, y, names):
 def difference(
     a: str | Step,  # the step before
     b: str | Step,  # the step after
-    stage: int = 1,  # whose block is drawn
+    stage: int = 1,  # whose block is drawn, 1 to 4
     first: bool = False,  # the first block of that stage, with its shortcut; else a later one
     regime: str = "resnet50",  # "resnet50" or "resnet200"; used with names
 ) -> Picture:
     """Two steps: the fields that differ, then their plans and their blocks with marks.
 
-    Plans are left out if they are the same, and so are blocks.
+    Plans are left out if they are the same, and so are blocks. ValueError for another stage.
     """
+    if not 1 <= stage <= 4: raise ValueError(f"stage {stage}: stage must be 1 to 4")
     pair = [step(s, regime) if isinstance(s, str) else s for s in (a, b)]
     names = [s.name for s in pair]
     found = [anatomy(s) for s in pair]

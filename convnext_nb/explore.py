@@ -9,6 +9,7 @@ __all__ = ['in_words', 'to_html', 'Html', 'flipbook', 'Play', 'play', 'Press', '
 import html as html_lib
 import io
 import json
+import math
 import os
 from base64 import b64encode
 from collections.abc import Callable, Iterable
@@ -150,7 +151,12 @@ def _choices(control, most=9):
     else: return {}
     kept = {round(i * (len(pairs) - 1) / (most - 1)) for i in range(most)}
     return {str(words): value for i, (words, value) in enumerate(pairs)
-            if i in kept or value == control.value}
+            if i in kept or _same(value, control.value)}
+
+def _same(a, b):
+    "Whether two values of a control are equal, up to the rounding of fractions."
+    if isinstance(a, float) and isinstance(b, float): return math.isclose(a, b, abs_tol=1e-12)
+    return a == b
 
 # %% ../nbs/610_explore.ipynb #fe5dbbce
 class Play(widgets.VBox):
@@ -347,6 +353,9 @@ def _need_exercise(name, answers):
 def _verdict(answer, truth, tolerance):
     if isinstance(truth, torch.Tensor): return _same_tensor(answer, truth)
     is_number = isinstance(truth, (int, float)) and not isinstance(truth, bool)
+    if hasattr(answer, "tolist"):  # an array or a tensor
+        one = is_number and math.prod(answer.shape) == 1
+        answer = answer.item() if one else answer.tolist()
     if not is_number:
         if isinstance(answer, list): answer = tuple(answer)
         return "Yes." if answer == truth else f"Not yet: {answer!r} is not it."
@@ -376,12 +385,19 @@ def _unit(ratio):
 
 # %% ../nbs/610_explore.ipynb #e7a10002
 def _same_tensor(answer, truth):
-    "Shape first, then the numbers, up to rounding."
-    if not isinstance(answer, torch.Tensor): return f"Not yet: {answer!r} is not a tensor."
+    "Shape first, then the numbers, up to rounding. A NumPy array counts as a tensor."
+    if hasattr(answer, "tolist") and not isinstance(answer, torch.Tensor):
+        try: answer = torch.tensor(answer.copy())  # PyTorch takes no array that runs backwards
+        except TypeError: pass  # an array of words
+    if not isinstance(answer, torch.Tensor):
+        return f"Not yet: {' '.join(repr(answer).split())} is not a tensor."
     shapes = [tuple(t.shape) for t in (answer, truth)]
     if shapes[0] != shapes[1]:
         return f"Not yet: the shape is {shapes[0]}, and should be {shapes[1]}."
-    close = torch.allclose(answer.detach().to(truth), truth.detach(), rtol=1e-4, atol=1e-5)
+    if truth.dtype == torch.bool and answer.dtype != torch.bool:
+        return "Not yet: true or false is asked for, not numbers."
+    answer, truth = (t.detach().cpu().double() for t in (answer, truth))
+    close = torch.allclose(answer, truth, rtol=1e-4, atol=1e-5)
     return "Yes." if close else "Not yet: the shape is right, the numbers are not."
 
 # %% ../nbs/610_explore.ipynb #472b07b9

@@ -63,12 +63,16 @@ def random_crop(
     """A random part of a picture, 8 to 100 % of its area, squeezed to a square (bicubic).
 
     A JPEG with far more pixels than that needs is decoded at a half to an eighth of its size."""
-    sideways = image.getexif().get(ExifTags.Base.Orientation, 1) > 4
+    jpeg = image.format in ("JPEG", "MPO")  # the others cannot be decoded at less
+    if not jpeg: image = upright(image)
+    sideways = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
     h, w = image.size if sideways else image.size[::-1]  # when it is upright
     top, left, height, width = _box(h, w, seed)
-    wanted = max(1, min(height, width) // (2 * size))
-    image.draft(None, (image.width // wanted, image.height // wanted))
-    x = F.pil_to_tensor(upright(image))  # (3, H, W)
+    if jpeg:
+        wanted = max(1, min(height, width) // (2 * size))
+        image.draft(None, (image.width // wanted, image.height // wanted))
+        image = upright(image)
+    x = F.pil_to_tensor(image)  # (3, H, W)
     less = round(h / x.shape[1])  # what it became: 1, 2, 4 or 8
     bottom, right = top + height, left + width
     top, bottom, left, right = (round(edge / less) for edge in (top, bottom, left, right))

@@ -14,7 +14,7 @@ from functools import lru_cache
 
 import torch
 from fastcore.basics import patch
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 
 # %% ../nbs/220_images.ipynb #472b07b9
 @dataclass(frozen=True)
@@ -48,11 +48,25 @@ class Preprocessing:
         return cls(**d)
 
 # %% ../nbs/220_images.ipynb #4d134bc0
+_TURNS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
+          4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
+          6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+          8: Image.Transpose.ROTATE_90}  # what puts a stored orientation right
+
 def upright(image: Image.Image) -> Image.Image:
-    "RGB, turned as the camera was held; ValueError for more than 8 bits a channel."
+    """RGB, turned as the camera was held, with white behind what is transparent.
+
+    ValueError for more than 8 bits a channel."""
     if image.mode[0] in "IF":  # a conversion would turn everything above 255 white
         raise ValueError(f"mode {image.mode} has more than 8 bits a channel: scale it to 8")
-    return ImageOps.exif_transpose(image).convert("RGB")
+    image.load()  # Pillow turns a TIFF by itself here
+    turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+    if image.mode in ("LA", "PA", "RGBA", "P") or "transparency" in image.info:
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image.convert("RGBA"))
+    image = image.convert("RGB")
+    image.info = {}  # the copy says no longer that it is to be turned
+    return image if turn is None else image.transpose(turn)
 
 def resize_and_crop(
     image: Image.Image,  # any size; 8 bits a channel
@@ -161,11 +175,11 @@ def some_of_each(
 ) -> torch.Tensor:  # bool (N,)
     "True for randomly chosen images of each class; the same seed chooses the same ones."
     order = torch.rand(len(labels), generator=torch.Generator().manual_seed(seed))
+    shuffled = order.argsort(stable=True)
+    by_class = shuffled[labels[shuffled].argsort(stable=True)]  # shuffled within each class
+    _, counts = labels.unique(return_counts=True)
     chosen = torch.zeros(len(labels), dtype=torch.bool)
-    for k in labels.unique():
-        at = (labels == k).nonzero().squeeze(1)
-        shuffled = at[order[at].argsort()]
-        chosen[shuffled[:count(len(at))]] = True
+    for at in by_class.split(counts.tolist()): chosen[at[:count(len(at))]] = True
     return chosen
 
 def train_val_split(train: Split) -> tuple[Split, Split]:

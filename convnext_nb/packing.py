@@ -21,7 +21,8 @@ import sys
 import tempfile
 import threading
 import warnings
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -37,7 +38,7 @@ from .archive import Archive, data_home, explain_disk_errors, one_at_a_time
 def _open_worker(path, root, convert, side):
     global _worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
-    _worker = Archive(path, root), convert, side
+    _worker = Archive(path, root, listed=False), convert, side
     threading.Thread(target=_leave_with_parent, daemon=True).start()
 
 def _leave_with_parent():
@@ -59,21 +60,29 @@ def _decode(names):
     return b"".join(blocks), faults
 
 # %% ../nbs/226_packing.ipynb #a7c9a1d4
+def _cores(): return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
+
 @contextmanager
 def _workers(*args):
     "A pool with a process per core. Forked where that is safe: it needs no main-module guard."
-    if sys.platform == "linux":
-        cores = len(os.sched_getaffinity(0))
-        context = multiprocessing.get_context("fork")
-    else:
-        cores = os.cpu_count()
-        context = multiprocessing.get_context()
-    pool = ProcessPoolExecutor(cores, context, _open_worker, args)
+    linux = sys.platform == "linux"
+    context = multiprocessing.get_context("fork" if linux else None)
+    pool = ProcessPoolExecutor(_cores(), context, _open_worker, args)
     try: yield pool
     except BrokenProcessPool as e:
+        guard = "" if linux else "; a script must start it below if __name__ == \"__main__\":"
         raise ChildProcessError("a process that packs pictures died: it was killed, or memory ran "
-                                "out. Nothing was kept; end other programs and start again") from e
+                                "out. Nothing was kept; end other programs and start again"
+                                f"{guard}") from e
     finally: pool.shutdown(cancel_futures=True)  # after a fault, nothing more is decoded
+
+def _decoded(pool, pieces) -> Iterator:
+    "What `_decode` gives for each piece, in order; only two pieces a core are read ahead."
+    ahead = deque()
+    for piece in pieces:
+        if len(ahead) == 2 * _cores(): yield ahead.popleft().result()
+        ahead.append(pool.submit(_decode, piece))
+    while ahead: yield ahead.popleft().result()
 
 # %% ../nbs/226_packing.ipynb #4a387cae
 @contextmanager
@@ -116,10 +125,11 @@ def pack(
               _workers(archive.path, archive.root, convert, side) as pool):
             warnings.simplefilter("ignore", DeprecationWarning)  # fork beside torch's idle threads
             for split, (names, _) in splits.items():
-                few = max(1, min(500, len(names) // 16))  # so that all cores have work
+                few = min(500, len(names) // 16)  # so that all cores have work
+                few = max(1, min(few, 2**25 // (size * size * 3)))  # 32 MB
                 pieces = [names[i:i + few] for i in range(0, len(names), few)]
                 with open(folder / f"{split}.u8", "wb") as file:
-                    for piece, (block, bad) in zip(pieces, pool.map(_decode, pieces)):
+                    for piece, (block, bad) in zip(pieces, _decoded(pool, pieces)):
                         file.write(block)
                         bar.update(len(piece))
                         faults += bad

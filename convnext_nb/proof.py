@@ -19,6 +19,7 @@ from convnext_nb.peers import (
     LIBRARIES,
     gap,
     installed,
+    largest,
     libraries,
     logits,
     noise,
@@ -112,7 +113,7 @@ def proof_row(
     return {"network": name, "params": counted.params, "published params": params,
             "macs": counted.macs, "published macs": macs, "where": where, "size": size_of(name),
             **{library: single.get(library) for library in among},
-            "float64": max(double.values(), default=None)}
+            "float64": largest(double.values()) if double else None}
 
 # %% ../nbs/520_proof.ipynb #21bdd630
 def chosen(start: str) -> list[str]:

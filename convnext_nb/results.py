@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from statistics import mean, stdev, variance
 
 import matplotlib.pyplot as plt
+from IPython import get_ipython
 from IPython.display import display
 from matplotlib.ticker import MaxNLocator
 
@@ -62,13 +63,15 @@ def _by_name(found):
 
 def _line(ax, runs, key, **style):
     "Draws the mean of `key` over runs by epoch, and a band from the lowest to the highest."
-    epochs = [row["epoch"] for row in runs[0].metrics if key in row]
-    by_run = [[row[key] for row in run.metrics if key in row] for run in runs]
-    by_epoch = list(zip(*by_run))
-    line, = ax.plot(epochs, [mean(values) for values in by_epoch], **style)
+    found = {}  # of an epoch: the values of the runs that have come so far
+    for run in runs:
+        for row in run.metrics:
+            if key in row: found.setdefault(row["epoch"], []).append(row[key])
+    epochs = sorted(found)
+    line, = ax.plot(epochs, [mean(found[e]) for e in epochs], **style)
     if len(runs) > 1:
-        low = [min(values) for values in by_epoch]
-        high = [max(values) for values in by_epoch]
+        low = [min(found[e]) for e in epochs]
+        high = [max(found[e]) for e in epochs]
         ax.fill_between(epochs, low, high, color=line.get_color(), alpha=0.2, lw=0)
     return line
 
@@ -86,7 +89,11 @@ def _mark_sizes(ax, runs):
 
 # %% ../nbs/620_results.ipynb #6c3691ad
 def live(title: str = "") -> Callable[[Run], None]:
-    "For `train.fit(watch=...)` in a notebook: `curves`, redrawn in place after every epoch."
+    """For `train.fit(watch=...)` in a notebook: `curves`, redrawn in place after every epoch.
+
+    ValueError outside a notebook."""
+    if get_ipython() is None:
+        raise ValueError("live draws in place, which needs a notebook: leave out `watch`")
     shown = display(Html("<i>The curves come with the first epoch.</i>"), display_id=True)
     def watch(run: Run):
         figure = curves(run, title)

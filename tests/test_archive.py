@@ -151,6 +151,14 @@ class Patient(BaseHTTPRequestHandler):
             time.sleep(0.05)
 
 
+def test_fetching_into_the_users_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "pics").mkdir()
+    (tmp_path / "pics/toy.zip").write_bytes(b"whole")
+    found = data.fetch("~/pics", "http://127.0.0.1:9/toy.zip", tries=1)
+    assert found == tmp_path / "pics/toy.zip" and not (tmp_path / "~").exists()
+
+
 def test_two_processes_fetch_one_file(tmp_path):
     server = ThreadingHTTPServer(("127.0.0.1", 0), Patient)
     threading.Thread(target=server.serve_forever, daemon=True).start()

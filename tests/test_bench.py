@@ -62,6 +62,24 @@ def test_a_contestant_that_ends_is_named(tmp_path, monkeypatch):
     runner.close()
 
 
+@pytest.mark.parametrize("kind", ["mps", "cuda", "cpu"])
+def test_the_clock_waits_for_the_gpu_that_works(kind, monkeypatch):
+    asked = []
+    monkeypatch.setattr(clock.torch.cuda, "is_initialized", lambda: kind == "cuda")
+    monkeypatch.setattr(clock.torch.backends.mps, "is_available", lambda: kind == "mps")
+    monkeypatch.setattr(clock.torch.cuda, "synchronize", lambda *args: asked.append("cuda"))
+    monkeypatch.setattr(clock.torch.mps, "synchronize", lambda: asked.append("mps"))
+    clock.in_turn({"one": lambda: asked.append("run")}, repeats=1)
+    assert asked == (["run"] if kind == "cpu" else ["run", kind]) * 2
+    asked.clear()
+    monkeypatch.setattr(bench, "one_pass", lambda *args: lambda: asked.append("run"))
+    monkeypatch.setattr(bench.sys, "stdin", ["go"])
+    monkeypatch.setattr(bench.clock, "peak_memory", lambda: 0.0)
+    bench.serve(list(bench.Contestant("ours", "channels last", False)),
+                bench.train.Recipe().to_dict(), 1, ".")
+    assert asked == (["run"] if kind == "cpu" else ["run", kind])
+
+
 def test_a_gpu_gets_batches_that_fill_it(monkeypatch):
     assert bench.usual_batch() == (256 if torch.cuda.is_available() else 8)
     monkeypatch.setattr(bench.train, "best_device", lambda: "cuda")
@@ -84,6 +102,27 @@ def test_results_are_saved_under_the_processors_name(tmp_path, monkeypatch, caps
     bench.cnx_bench(what="models", save=str(tmp_path))
     assert json.loads(path.read_text())["import"] == [dict(what="x", seconds=1.0)]
     assert list(json.loads(path.read_text())) == ["machine", "import", "models"]
+
+
+def test_a_late_fault_loses_no_results(tmp_path, monkeypatch, capsys):
+    def run(what, *args):
+        if what == "models": raise ValueError("the networks differ")
+        return [dict(what=what, seconds=1.0)]
+    monkeypatch.setattr(bench, "run_benchmark", run)
+    path = tmp_path / bench.file_of(bench.bench_device())
+    path.write_text('{"profile": [], "data": []}')
+    with pytest.raises(SystemExit): bench.cnx_bench(what="all", save=str(tmp_path))
+    assert "the networks differ" in capsys.readouterr().err
+    before = bench.BENCHMARKS[:bench.BENCHMARKS.index("models")]
+    left = json.loads(path.read_text())
+    assert left["profile"] == [] and set(left) == {"machine", "profile", *before}
+    assert left["data"] == [dict(what="data", seconds=1.0)]
+
+
+def test_no_round_is_refused_before_minutes_are_spent(monkeypatch, capsys):
+    monkeypatch.setattr(bench, "run_benchmark", lambda *args: pytest.fail("measured"))
+    with pytest.raises(SystemExit): bench.cnx_bench(what="import", repeats=0)
+    assert "--repeats 0: at least 1" in capsys.readouterr().err
 
 
 def test_damaged_results_are_found_before_minutes_are_spent(tmp_path, monkeypatch, capsys):

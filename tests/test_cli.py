@@ -2,11 +2,13 @@
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from configparser import ConfigParser
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +17,7 @@ import torch
 from children import BIN, ROOT, command
 from PIL import Image, ImageFile
 
+import convnext_nb
 from convnext_nb import cli, data, evaluation, folders, models, runs, weights
 from convnext_nb.data import Preprocessing
 from convnext_nb.recipe import plan
@@ -474,6 +477,26 @@ def test_ctrl_c_is_exit_code_130(monkeypatch, capsys):
         with pytest.raises(SystemExit) as stop:
             call()
         assert stop.value.code == 130 and capsys.readouterr().err.strip() == "interrupted"
+
+
+def handler_in(folder, name):
+    "What Ctrl-C does in a script of this name, after it has imported the package."
+    script = folder / name
+    script.write_text("import convnext_nb, signal\n"
+                      "print(getattr(signal.getsignal(signal.SIGINT), '__name__', '-'))\n")
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True,
+                          env=os.environ | {"PYTHONPATH": str(ROOT)})
+    return done.stdout.strip()
+
+
+def test_ctrl_c_is_caught_early_in_the_packages_own_commands_alone(tmp_path):
+    settings = ConfigParser()
+    settings.read(ROOT / "settings.ini")
+    own = re.findall(r"(\w+)=", settings["DEFAULT"]["console_scripts"])
+    assert set(own) == convnext_nb.COMMANDS
+    assert handler_in(tmp_path, own[0]) == handler_in(tmp_path, f"{own[-1]}.py") == "end_at_once"
+    for name in ("cnx_mine", "cnx_training.py", "my_cnx_train"):
+        assert handler_in(tmp_path, name) == "default_int_handler"
 
 
 @pytest.mark.parametrize("name", ["cnx_eval", "cnx_bench", "cnx_proof"])

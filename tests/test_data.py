@@ -3,7 +3,9 @@ import io
 import json
 import random
 import shutil
+import time
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -151,6 +153,18 @@ def test_says_if_classes_look_like_splits(tmp_path, capsys):
     assert "splits" not in capsys.readouterr().err
 
 
+def test_many_classes_are_looked_through_once(capsys):
+    names = [f"n{i:08d}" for i in range(8000)]
+    archive = SimpleNamespace(path="many", folders=[*names, *(f"{n}/{c}" for n in names[:-1]
+                                                              for c in "xy")], names=[])
+    start = time.perf_counter()
+    data._say_if_splits(archive, names)
+    assert time.perf_counter() - start < 2 and not capsys.readouterr().err
+    archive.folders += [f"{names[-1]}/x", f"{names[-1]}/y"]
+    data._say_if_splits(archive, names)
+    assert "though each holds x, y;" in capsys.readouterr().err
+
+
 def test_a_class_may_be_called_train(tmp_path):
     files = {n.replace("dog", "train"): f for n, f in own_files().items()}
     assert data.ImageFolder(write_folder(tmp_path / "own", files)).classes == ("cat", "train")
@@ -240,6 +254,24 @@ def test_folders_once_packed_as_classes_are_packed_anew(tmp_path):
     packing.pack(packing.packed_at(files, 64), files, splits, Image.Image.copy, 64, name="own",
                  classes=["train", "valid"], source="pictures in the folder own")
     assert data.ImageFolder(folder).classes == ("cat", "dog")
+
+
+def test_pictures_of_a_kind_learned_later_are_packed(tmp_path, monkeypatch):
+    files = {f"{c}/{i}.{ext}": picture(i, kind="PNG") for c in ("cat", "dog")
+             for i, ext in enumerate(["png"] * 5 + ["heic"] * 5)}
+    own = write_folder(tmp_path / "own", files)
+    assert len(data.ImageFolder(own).train) == 8
+    endings = data.picture_endings() | {".heic"}
+    with monkeypatch.context() as later:
+        later.setitem(Image.EXTENSION, ".heic", "PNG")  # as register_extension does
+        data.picture_endings.cache_clear()
+        try:
+            assert data.picture_endings() == endings
+            whole = data.ImageFolder(own)
+            assert len(whole.train) == 16 and len(whole.val) == 4
+            later.delattr(data, "pack")  # not a third time
+            assert torch.equal(data.ImageFolder(own).train.images, whole.train.images)
+        finally: data.picture_endings.cache_clear()
 
 
 def test_load_packs_own_pictures_at_a_size(tmp_path, capsys):

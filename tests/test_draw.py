@@ -54,6 +54,12 @@ def test_one_block_is_no_plural():
     assert "1 block" in said and "2 blocks" in said and "1 blocks" not in said
 
 
+@pytest.mark.parametrize("stage", [0, 5, -1])
+def test_a_stage_that_is_not_there(stage):
+    with pytest.raises(ValueError, match=f"stage {stage}: stage must be 1 to 4"):
+        draw.difference("base", "stage_ratio", stage=stage)
+
+
 def test_file_for_readme(pictures, tmp_path):
     pictures[0].save(tmp_path / "block.svg")
     made = (tmp_path / "block.svg").read_text(encoding="utf-8")

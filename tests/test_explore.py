@@ -1,7 +1,9 @@
 """Exercises that answer: right and wrong answers of every kind, hints in stages."""
+import numpy as np
 import pytest
 import torch
 
+from convnext_nb import explore
 from convnext_nb.explore import checker
 
 RIGHT_AND_WRONG = [
@@ -67,3 +69,31 @@ def test_tensors_are_compared_by_shape_and_numbers():
     assert check("map", truth.T) == "Not yet: the shape is (3, 2), and should be (2, 3)."
     assert check("map", truth + 1) == "Not yet: the shape is right, the numbers are not."
     assert check("map", 3) == "Not yet: 3 is not a tensor."
+    assert check("map", truth.numpy()) == check("map", truth.flip(0).numpy()[::-1]) == "Yes."
+    assert check("map", truth.numpy().astype(object)).startswith("Not yet: ")
+
+
+def test_a_tensor_is_not_rounded_to_the_kind_of_the_answer():
+    check = checker({"whole": lambda: torch.tensor([2, 3]), "mask": lambda: torch.tensor([True])})
+    assert check("whole", torch.tensor([2.9, 3.7])).endswith("the numbers are not.")
+    assert check("whole", torch.tensor([2, 3], dtype=torch.uint8)) == "Yes."
+    assert check("mask", torch.tensor([5.0])) == check("mask", torch.tensor([1])) == (
+        "Not yet: true or false is asked for, not numbers.")
+    assert check("mask", torch.tensor([False])).endswith("the numbers are not.")
+    assert check("mask", np.array([True])) == "Yes."
+
+
+def test_arrays_and_tensors_where_another_kind_is_asked():
+    check = checker({"number": lambda: 12, "pair": lambda: (2, 3), "word": lambda: "disc"})
+    assert check("number", np.array(12)) == check("number", np.int64(12)) == "Yes."
+    assert check("pair", np.array([2, 3])) == check("pair", torch.tensor([2, 3])) == "Yes."
+    two = torch.tensor([1, 2])
+    for name in ("number", "pair", "word"):
+        for wrong in (two, two.numpy(), torch.zeros(2, 2), np.zeros((2, 2)), torch.zeros(0)):
+            assert check(name, wrong).startswith("Not yet: ") and "\n" not in check(name, wrong)
+
+
+def test_the_present_value_is_among_the_choices_of_a_page():
+    control = explore.play(lambda x=0.35: str(x), x=(0.0, 1.0, 0.05)).controls["x"]
+    found = explore._choices(control)
+    assert "0.35" in found and len(found) == 10

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
 
@@ -168,6 +168,21 @@ def test_a_picture_held_sideways(orientation, size):
     for seed in range(3):
         a, b = (folders.random_crop(Image.open(f), 32, seed).float() for f in (file, upright))
         assert (a - b).abs().mean() < 5  # another crop: 40 and more
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "PNG", "WEBP"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pictures_held_sideways_of_other_kinds_give_the_same_crop(kind, orientation):
+    for size in ((60, 90), (90, 60)):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        file, upright = io.BytesIO(), io.BytesIO()
+        how = {"lossless": True} if kind == "WEBP" else {}
+        smooth(1, *size).save(file, kind, exif=exif, **how)
+        ImageOps.exif_transpose(Image.open(file)).save(upright, "PNG")
+        for seed in range(4):
+            a, b = (folders.random_crop(Image.open(f), 32, seed) for f in (file, upright))
+            assert torch.equal(a, b)
 
 
 def test_a_large_jpeg_is_decoded_smaller():

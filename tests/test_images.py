@@ -1,5 +1,8 @@
 """From pictures to batches: splits, hold-outs, what runs remember of them, batches, crops."""
+import io
 import json
+import struct
+import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -7,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageOps
 
-from convnext_nb import images
+from convnext_nb import folders, images
 from convnext_nb.images import Dataset, Preprocessing, Split
 from convnext_nb.shapes import Shapes
 
@@ -46,6 +50,22 @@ def test_holdout_is_disjoint_and_fixed(per_class):
     assert not torch.equal(whole.hold_out(per_class, seed=1).val.rows, part.val.rows)
     with pytest.raises(ValueError, match="cannot hold out 50 .* the smallest class has 50"):
         whole.hold_out(50)
+
+
+def test_some_of_each_chooses_as_ever_and_quickly():
+    g = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, 50, (3000,), generator=g)
+    for count in (lambda n: 3, lambda n: max(1, round(n / 5)), lambda n: n + 1, lambda n: 0):
+        order = torch.rand(len(labels), generator=torch.Generator().manual_seed(7))
+        expected = torch.zeros(len(labels), dtype=torch.bool)
+        for k in labels.unique():  # class by class, as it was first written
+            at = (labels == k).nonzero().squeeze(1)
+            expected[at[order[at].argsort()][:count(len(at))]] = True
+        assert torch.equal(images.some_of_each(labels, count, 7), expected)
+    assert not len(images.some_of_each(labels[:0], lambda n: 1, 0))
+    start = time.perf_counter()
+    images.some_of_each(torch.arange(400_000) % 8000, lambda n: 1, 0)
+    assert time.perf_counter() - start < 2  # one class after the other: 10 seconds
 
 
 def test_a_whole_name_goes_before_a_word_of_one():
@@ -112,6 +132,78 @@ def test_fields_follow_the_data():
     assert (part.kind, part.holdout, part.streamed) == ("shapes", 3, False)
     assert images.data_facts(dict(name=part.name, source=part.source)) == dict(
         kind="shapes", holdout=3, streamed=False)
+
+
+# a picture becomes RGB and upright
+
+DRAWN = Image.fromarray(np.random.default_rng(0).integers(0, 256, (7, 9, 3), dtype=np.uint8))
+
+
+@pytest.mark.parametrize("mode, kind", [("RGBA", "PNG"), ("LA", "PNG"), ("P", "PNG"), ("P", "GIF"),
+                                        ("RGB", "PNG"), ("L", "PNG"), ("RGBA", "WEBP")])
+def test_white_lies_behind_what_is_transparent(mode, kind, recwarn):
+    file = io.BytesIO()
+    if mode.endswith("A"):
+        drawn = Image.new("RGBA", (9, 7), (0, 0, 0, 0))
+        drawn.paste((0, 0, 0, 255), (2, 2, 5, 5))
+        drawn.putpixel((8, 0), (0, 0, 0, 128))
+        drawn.convert(mode).save(file, kind, **({"lossless": True} if kind == "WEBP" else {}))
+    else:
+        drawn = Image.new(mode, (9, 7), 3 if mode == "P" else "blue")
+        drawn.paste(0, (2, 2, 5, 5))
+        if mode == "P":
+            drawn.putpalette([0, 0, 0, 1, 2, 3, 4, 5, 6, 0, 0, 255])
+            clear = bytes([255, 255, 255, 0]) if kind == "PNG" else 3
+        else: clear = drawn.getpixel((0, 0))
+        drawn.save(file, kind, transparency=clear)
+    found = images.upright(Image.open(file))
+    assert found.mode == "RGB" and not recwarn.list
+    assert found.getpixel((0, 0)) == (255, 255, 255) and found.getpixel((3, 3)) == (0, 0, 0)
+    if mode.endswith("A"): assert found.getpixel((8, 0)) == (127, 127, 127)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "1", "CMYK"])
+def test_an_opaque_picture_keeps_its_colors(mode):
+    drawn = DRAWN.convert(mode)
+    assert images.upright(drawn).tobytes() == drawn.convert("RGB").tobytes()
+
+
+def photograph(tags):
+    "A JPEG of 9 x 7 with these tags: (number, type, count, four bytes)."
+    file = io.BytesIO()
+    DRAWN.save(file, "JPEG", quality=95)
+    listed = b"".join(struct.pack("<HHL", *tag[:3]) + tag[3] for tag in tags)
+    exif = b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", len(tags)) + listed + bytes(4)
+    whole = file.getvalue()
+    return io.BytesIO(whole[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + whole[2:])
+
+
+SIDEWAYS = (0x0112, 3, 1, b"\6\0\0\0")
+
+
+@pytest.mark.parametrize("tags, turned", [
+    ([SIDEWAYS, (0x011a, 1, 4, b"\1\2\3\4")], True),  # a resolution of bytes
+    ([SIDEWAYS, (0x0128, 2, 4, b"abc\0")], True),  # its unit as text
+    ([(0x0112, 2, 2, b"6\0\0\0")], False),  # the orientation as text
+    ([(0x0112, 3, 1, b"\x09\0\0\0")], False)])
+def test_a_wrong_tag_does_not_make_a_photograph_unreadable(tags, turned):
+    file = photograph(tags)
+    expected = Image.open(file).convert("RGB")
+    if turned: expected = expected.transpose(Image.Transpose.ROTATE_270)
+    assert images.upright(Image.open(file)).tobytes() == expected.tobytes()
+    assert folders.random_crop(Image.open(file), 4, 0).shape == (3, 4, 4)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("orientation", range(10))
+def test_a_photograph_is_turned_once_and_as_pillow_does(kind, orientation):
+    file, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = orientation
+    DRAWN.save(file, kind, exif=exif)
+    expected = ImageOps.exif_transpose(Image.open(file))
+    found = images.upright(Image.open(file))
+    for one in (found, images.upright(found)):
+        assert one.size == expected.size and one.tobytes() == expected.tobytes()
 
 
 # batches

@@ -294,6 +294,21 @@ def test_a_block_that_is_off_hands_on_its_input(page):
     assert not page.evaluate(same) and page.locator(".card.off").count() == 0
 
 
+SWEPT = """async side => {
+  $("side").value = side;
+  startSweep("class", "seen-said", () => "");
+  const {count} = sweeping;
+  while (sweeping) await new Promise(resume => setTimeout(resume, 20));
+  $("side").value = 16;
+  return Math.min(...count); }"""
+
+
+@pytest.mark.parametrize("side", [20, 28, 32])
+def test_a_sweep_hides_every_pixel(page, side):
+    settled(page)
+    assert page.evaluate(SWEPT, side) >= 1
+
+
 @pytest.mark.parametrize("leave", ["uncover()", "0"])  # a mouse on its way; a finger's patch stays
 def test_a_sweep_compares_with_the_whole_picture(page, leave):
     before = settled(page)
@@ -484,6 +499,67 @@ def test_a_phone_shows_all_of_it(browser, site):
                                        "all => all.map(one => one.getBoundingClientRect().height)")
     assert min(sizes) >= 32
     phone.close()
+
+
+def test_a_stroke_is_drawn_where_the_finger_is_on_a_narrow_screen(browser, site):
+    phone = browser.new_page(viewport={"width": 320, "height": 700})
+    phone.goto((site / "live.html").as_uri())
+    phone.click("#draw")
+    box = phone.locator("#pad").bounding_box()
+    assert box["width"] < 320 and abs(box["width"] - box["height"]) < 1
+    x, y = box["width"] / 4, box["height"] * 0.9
+    phone.mouse.move(box["x"] + x, box["y"] + y)
+    phone.mouse.down()
+    phone.mouse.move(box["x"] + x + 5, box["y"] + y)
+    phone.mouse.up()
+    at = [round(v * 320 / box["width"]) for v in (x, y)]
+    assert phone.evaluate("([x, y]) => pad.getImageData(x, y, 1, 1).data[0]", at) < 128
+    phone.close()
+
+
+CAMERA = """() => {
+  window.cameras = [];
+  const getUserMedia = async () => {
+    await new Promise(resume => setTimeout(resume, 50));
+    cameras.push(document.createElement("canvas").captureStream());
+    return cameras.at(-1);
+  };
+  Object.defineProperty(navigator, "mediaDevices", {value: {getUserMedia}}); }"""
+LIVE_CAMERAS = "cameras.filter(one => one.getTracks()[0].readyState === 'live').length"
+
+
+def test_the_camera_goes_off_with_its_dialog_and_when_it_shows_nothing(browser, site):
+    page = browser.new_page()
+    page.goto((site / "live.html").as_uri())
+    page.evaluate(CAMERA)
+    page.evaluate("$('video').play = async () => {}; $('camera').click(); $('camera').click()")
+    page.wait_for_selector("#dialog[open]")
+    page.wait_for_timeout(200)  # a second camera would be there by now
+    assert page.evaluate(LIVE_CAMERAS) == 1
+    page.click("#leave")
+    page.wait_for_function(f"{LIVE_CAMERAS} === 0")
+    page.evaluate("$('video').play = async () => { throw Error('no frames'); }; 0")
+    page.click("#camera")
+    page.wait_for_function("$('complaint').textContent === 'No camera: no frames.'")
+    assert page.evaluate(LIVE_CAMERAS) == 0 and page.is_hidden("#dialog")
+    page.close()
+
+
+def test_weights_that_do_not_arrive_are_said(browser, site):
+    page = browser.new_page()
+    page.route("**/weights.js", lambda route: route.abort())
+    page.goto((site / "live.html").as_uri())
+    page.wait_for_function("$('ms').textContent.includes('did not arrive: reload')", timeout=5000)
+    page.close()
+
+
+def test_nothing_glides_for_those_who_want_less_motion(browser, site):
+    for wanted, behavior in (("reduce", "auto"), ("no-preference", "smooth")):
+        page = browser.new_page(reduced_motion=wanted)
+        page.goto((site / "live.html").as_uri())
+        page.evaluate("$('opened').scrollIntoView = how => { window.how = how; }; showOpened()")
+        assert page.evaluate("how.behavior") == behavior
+        page.close()
 
 
 def test_without_javascript_it_says_why_and_shows_pictures(browser, site):

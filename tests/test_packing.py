@@ -5,6 +5,8 @@ import resource
 import shutil
 import signal
 import time
+from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -158,15 +160,68 @@ def test_a_disk_without_locks(tmp_path, home, monkeypatch):
 
 
 def test_few_pictures_are_work_for_all_cores(tmp_path, home, monkeypatch):
-    sizes = []
-    class Pool(packing.ProcessPoolExecutor):
-        def map(self, f, pieces):
-            sizes.extend(map(len, pieces))
-            return super().map(f, pieces)
-    monkeypatch.setattr(packing, "ProcessPoolExecutor", Pool)
+    sizes = pieces_seen(monkeypatch)
     files = {f"{c}/{i:02}.png": picture(i, kind="PNG") for i in range(48) for c in "ab"}
     data.ImageFolder(write_folder(tmp_path / "own", files))
     assert max(sizes) == 6 and sum(sizes) == 96
+
+
+def pieces_seen(monkeypatch):
+    "A list that fills with the number of pictures of each piece that is handed to the workers."
+    sizes = []
+    class Pool(packing.ProcessPoolExecutor):
+        def submit(self, f, *args):
+            sizes.append(len(args[0]))
+            return super().submit(f, *args)
+    monkeypatch.setattr(packing, "ProcessPoolExecutor", Pool)
+    return sizes
+
+
+def test_a_piece_of_large_pictures_is_small(tmp_path, home, monkeypatch):
+    files = Archive(write_folder(tmp_path / "in", {"a.png": picture(0, side=8, kind="PNG")}))
+    sizes = pieces_seen(monkeypatch)
+    packing.pack(tmp_path / "out", files, {"train": (["a.png"] * 64, [0] * 64)},
+                 partial(Image.Image.resize, size=(2000, 2000)), 2000)
+    assert max(sizes) * 2000 * 2000 * 3 <= 2**25 and sum(sizes) == 64
+
+
+def test_workers_read_only_a_few_pieces_ahead(tmp_path, monkeypatch):
+    monkeypatch.setattr(packing, "_cores", lambda: 2)
+    class Pool:
+        asked = 0
+        def submit(self, f, piece):
+            self.asked += 1
+            done = Future()
+            done.set_result(piece)
+            return done
+    pool = Pool()
+    for i, piece in enumerate(packing._decoded(pool, range(20))):
+        assert piece == i and pool.asked <= i + 4
+    assert i == 19 and pool.asked == 20
+
+
+def counted_walk(archive):
+    with open("walks", "a") as file: file.write(f"{os.getpid()}\n")
+    walk(archive)
+
+
+walk = Archive._walk
+
+
+def test_workers_do_not_walk_the_folder(tmp_path, home, monkeypatch):
+    monkeypatch.setattr(Archive, "_walk", counted_walk)
+    files = {f"{c}/{i:02}.png": picture(i, kind="PNG") for i in range(4) for c in "ab"}
+    data.ImageFolder(write_folder(tmp_path / "own", files))
+    assert Path("walks").read_text().split() == [str(os.getpid())]
+
+
+@pytest.mark.parametrize("system, told", [("linux", False), ("darwin", True)])
+def test_where_workers_need_a_main_guard_a_dead_one_is_told_of_it(system, told, monkeypatch):
+    monkeypatch.setattr(packing.sys, "platform", system)
+    with pytest.raises(ChildProcessError, match="a process that packs pictures died") as e:
+        with packing._workers():
+            raise packing.BrokenProcessPool
+    assert ('if __name__ == "__main__":' in str(e.value)) == told
 
 
 def test_two_processes_give_one_folder(tmp_path, home):
@@ -221,13 +276,13 @@ def test_packing_touches_no_other_folder(mine, file, target, tmp_path):
     assert (tmp_path / mine).exists() and (tmp_path / target / "meta.json").exists()
 
 
-def test_folders_packed_long_ago_are_found(tmp_path, home):
+def test_the_name_of_a_packed_copy_never_changes(tmp_path, home):
     files = {f"{c}/{i}.png": picture(i, kind="PNG") for i, c in enumerate("aab")}
     folder = write_folder(tmp_path / "own", files | {"notes.txt": b"x"})
     def digest(*what): return hashlib.sha256(repr(what).encode()).hexdigest()[:8]
     stats = [(n, (folder / n).stat()) for n in sorted([*files, "notes.txt"])]
     state = digest([(n, stat.st_size, stat.st_mtime_ns) for n, stat in stats])
-    expected = home / f"own-{digest(folder, (64,))}-{state}"
+    expected = home / f"own-{digest(str(folder), (64,))}-{state}"
     assert packing.packed_at(Archive(folder), 64) == expected
     (folder / "dangling.txt").symlink_to("nowhere")
     packing.packed_at(Archive(folder), 64)

@@ -1,11 +1,12 @@
 """The proof's table: its contents, its stored file, and that it can fail."""
 import json
+import math
 from pathlib import Path
 
 import pytest
 import torch
 
-from convnext_nb import convnext, peers, proof, resnet, swin, weights
+from convnext_nb import bench, convnext, peers, proof, resnet, swin, weights
 
 STORED = json.loads((Path(__file__).parent.parent / "nbs/runs/measured/proof.json").read_text())
 ROWS = {row["network"]: row for row in STORED["networks"]}
@@ -17,6 +18,31 @@ def test_every_network_of_the_library_is_in_the_table():
     everything = (makers(convnext, "convnext_") | makers(convnext, "convnextv2_")
                   | makers(resnet, "resnet") | makers(swin, "swin_"))
     assert everything == set(proof.PUBLISHED) == set(ROWS)
+
+
+class Plus(torch.nn.Module):
+    def __init__(self, value):
+        super().__init__()
+        self.value = value
+
+    def forward(self, x): return x + self.value
+
+
+@pytest.mark.parametrize("order", [(0.0, float("nan")), (float("nan"), 0.0)])
+def test_a_network_without_numbers_is_a_difference(order, monkeypatch):
+    nets = {"ours": Plus(0.0), **{str(i): Plus(v) for i, v in enumerate(order)}}
+    assert math.isnan(peers.largest_gap(nets, torch.ones(1)))
+    monkeypatch.setattr(bench, "networks", lambda **sizes: {})
+    monkeypatch.setattr(bench, "largest_gap", lambda *args: float("nan"))
+    with pytest.raises(ValueError, match="the networks differ: logits are nan apart"):
+        bench.candidates("inference", "fp32", "channels last", batch=1, size=32)
+    found = dict(zip(("timm", "transformers"), order))
+    def gaps(name, among, dtype=torch.float32):
+        return found if dtype == torch.float64 else dict.fromkeys(found, 0.0)
+    monkeypatch.setattr(proof, "gaps", gaps)
+    row = proof.proof_row("convnext_atto")
+    assert math.isnan(row["float64"])
+    assert proof.differing([row], tuple(found)) == ["convnext_atto"]
 
 
 @pytest.mark.parametrize("value, like, printed", [

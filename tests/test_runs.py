@@ -10,7 +10,7 @@ from children import FORK, in_child
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from training import RECIPE, dataset, fit
 
-from convnext_nb import models, runs, train, weights
+from convnext_nb import models, results, runs, train, weights
 
 
 def test_a_folder_that_cannot_be_made(tmp_path):
@@ -33,6 +33,25 @@ def test_a_full_disk_names_the_file(write, tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert run.recipe == dict(old=1) and run.metrics == [] and not list(tmp_path.glob("*.part"))
+
+
+@pytest.mark.parametrize("lengths", [(2, 4), (4, 2)])
+def test_curves_of_seeds_that_are_not_equally_far(lengths, tmp_path):
+    seeds = [runs.Run(tmp_path / str(n)) for n in lengths]
+    for run, n in zip(seeds, lengths):
+        run.folder.mkdir()
+        for e in range(1, n + 1):
+            run.append(dict(epoch=e, loss=float(n), val_top1=1.0, train_top1=1.0))
+    figure = results.curves({"both": seeds})
+    line = figure.axes[0].lines[0]
+    assert list(line.get_xdata()) == [1, 2, 3, 4] and list(line.get_ydata()) == [3, 3, 4, 4]
+    results.plt.close(figure)
+
+
+def test_live_curves_outside_a_notebook_are_refused_before_training(capsys):
+    with pytest.raises(ValueError, match="live.* needs a notebook.*: leave out `watch`"):
+        results.live()
+    assert capsys.readouterr().out == ""
 
 
 def test_files_of_one_stem_do_not_meet(tmp_path):

@@ -47,21 +47,26 @@ $("take").onclick = async () => {
   if (bitmap) await show(bitmap);
 };
 $("leave").onclick = () => $("dialog").close();
-$("dialog").onclose = () => {
+function stopCamera() {
   for (const track of $("video").srcObject?.getTracks() || []) track.stop();
   $("video").srcObject = null;
-};
+}
+$("dialog").onclose = stopCamera;
 
+let starting = false;  // of two cameras, one would stay on
 $("camera").onclick = async () => {
+  if (starting) return;
+  starting = true;
   try {
     const wanted = {video: {facingMode: "environment"}};  // a phone's camera on the back
     $("video").srcObject = await navigator.mediaDevices.getUserMedia(wanted);
+    await $("video").play();
+    openDialog("Camera", ["video"], () => createImageBitmap($("video")));
   } catch (error) {
+    stopCamera();
     complain(`No camera: ${error.message || "the browser gives none to this page"}.`);
-    return;
   }
-  await $("video").play();
-  openDialog("Camera", ["video"], () => createImageBitmap($("video")));
+  starting = false;
 };
 
 // The sketch pad.

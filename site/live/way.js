@@ -51,9 +51,10 @@ function makeChip(s, b) {
   return chip;
 }
 
+const calm = matchMedia("(prefers-reduced-motion: reduce)");
 function showOpened() {
   $("block-title").focus({preventScroll: true});
-  $("opened").scrollIntoView({behavior: "smooth", block: "start"});
+  $("opened").scrollIntoView({behavior: calm.matches ? "auto" : "smooth", block: "start"});
 }
 
 // The card of a stage, or of the stem, whose maps answer to the pointer.

@@ -39,8 +39,10 @@ async function sweep({id, seen, off, side, step, watch}) {
   };
   const whole = tasks.run({seen, off}).trace, places = [];
   const before = unit(whole), unhidden = softmax(whole.logits);
-  for (let row = 0; row + side <= net.config.size; row += step)
-    for (let col = 0; col + side <= net.config.size; col += step) places.push({row, col, side});
+  const starts = [], most = net.config.size - side;
+  for (let start = 0; start < most; start += step) starts.push(start);
+  starts.push(most);  // so that the right and lower edges are hidden, too
+  for (const row of starts) for (const col of starts) places.push({row, col, side});
   for (const [at, patch] of places.entries()) {
     await new Promise(resume => setTimeout(resume));
     if (latest !== id) return;
