@@ -56,11 +56,7 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self):
-        for f in fields(self):
-            object.__setattr__(self, f.name, _python_numbers(getattr(self, f.name)))
-        check_types(self)
-        object.__setattr__(self, "betas", tuple(self.betas))
-        object.__setattr__(self, "sizes", tuple((float(at), int(px)) for at, px in self.sizes))
+        _tidy(self)
         check_recipe(self)
 
 # %% ../nbs/260_recipe.ipynb #b1d57811
@@ -69,6 +65,14 @@ def _python_numbers(value):
     if isinstance(value, dict): return {k: _python_numbers(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)): return type(value)(map(_python_numbers, value))
     return value.item() if hasattr(value, "item") else value
+
+def _tidy(recipe):
+    "Gives it Python's own numbers, and tuples in place of lists. ValueError for a wrong type."
+    def put(name, value): object.__setattr__(recipe, name, value)
+    for f in fields(recipe): put(f.name, _python_numbers(getattr(recipe, f.name)))
+    check_types(recipe)
+    put("betas", tuple(recipe.betas))
+    put("sizes", tuple((float(at), int(px)) for at, px in recipe.sizes))
 
 def to_plain(value):
     "`value` as it comes back from JSON: tuples become lists."
