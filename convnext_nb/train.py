@@ -553,8 +553,8 @@ def fit(
     """
     _check_splits(dataset)
     run = runs.Run(Path(folder).expanduser())
-    run.make()
     if recipe.compile and not run.evidence: check_compiler(device or best_device())
+    run.make()
     job = prepare(recipe, dataset, device, begun=(run.folder / "checkpoint.pt").exists())
     threads = torch.get_num_threads()
     writes = job.rank == 0 and not run.evidence
