@@ -148,9 +148,9 @@ def cnx_train(
     fields = json_option(change, "change")
     args = json_option(model_args, "model_args")
     options = {k: v for k, v in dict(model=model, lr=lr, seed=seed).items() if v}
-    check_options(recipe, epochs, args, fields, options)  # before any data are read
+    asked = check_options(recipe, epochs, args, fields, options)  # before any data are read
     watch = runs.tensorboard() if tensorboard else None
-    size = size_for(recipe, fields, stream)
+    size = size_for(asked, stream)
     dataset = folders.StreamedFolder(data, stream) if stream else load_data(data, json, size)
     chosen, dataset = settle(recipe, dataset, classes, holdout, device)
     final = changed(chosen, epochs, args, fields, options)
@@ -193,12 +193,13 @@ def changed(recipe, epochs, model_args, fields, options) -> train.Recipe:
     return train.Recipe.from_dict(recipe.to_dict() | dict(model_args=args, start=start)
                                   | fields | options)
 
-def check_options(recipe, epochs, model_args, fields, options):
-    "Raises ValueError for mistakes that show without data."
+def check_options(recipe, epochs, model_args, fields, options) -> train.Recipe:
+    "What is asked for, as far as it shows without data; ValueError for mistakes in it."
     known = train.Recipe() if recipe == "auto" else recipe_by_name(recipe)
     asked = changed(known, epochs, model_args, fields, options)
     if recipe != "auto" or "model" in options:  # else the data decide about the network
         cost.on_meta(models.create, asked.model, 2, **asked.model_args)
+    return asked
 
 # %% ../nbs/430_cli.ipynb #3d79e2d7
 _SHARED = {  # which of a recipe's arguments a network of that name takes, too; the first counts
@@ -229,13 +230,10 @@ def json_option(text: str, option: str) -> dict:
                      f"not {text!r}")
 
 # %% ../nbs/430_cli.ipynb #9219548a
-def size_for(recipe: str, change: dict, stream: int = 0) -> int | None:
+def size_for(asked: train.Recipe, stream: int = 0) -> int | None:
     """At how many pixels a recipe needs own pictures; None: it takes them as they are.
 
     ValueError if they are to be streamed at another size."""
-    fields = {} if recipe == "auto" else recipe_by_name(recipe).to_dict()
-    fields = {k: v for k, v in (fields | change).items() if k in ("size", "sizes")}
-    asked = train.Recipe.from_dict(fields)
     largest = max((size for _, size in asked.sizes), default=0)
     works_at = asked.size or largest
     if stream and works_at and stream != works_at:

@@ -47,7 +47,9 @@ from .shapes import SHAPES, Shapes  # noqa: F401
 # %% ../nbs/228_data.ipynb #b888b298
 def _packed(folder):
     "The data set in a packed folder."
-    meta, splits = unpack(folder)
+    return _as_dataset(*unpack(folder))
+
+def _as_dataset(meta, splits):
     train = Split(*splits["train"])
     if "val" in splits: val = Split(*splits["val"])
     else: train, val = train_val_split(train)
@@ -252,12 +254,10 @@ def pictures_to_measure(
     return archive, found, part if splits else "all pictures"
 
 # %% ../nbs/228_data.ipynb #0b293c88
-def _drop_unless_whole(target, splits):
-    "Removes a packed copy from before Pillow could read all these pictures."
-    if not (target / "meta.json").exists(): return
-    _, packed = unpack(target)
-    labels = {split: some.tolist() for split, (_, some) in packed.items()}
-    if labels != {split: some for split, (_, some) in splits.items()}: shutil.rmtree(target)
+def _is_whole(packed, splits):
+    "Whether these pictures were packed; Pillow may have learned to read more of them since."
+    return ({split: labels.tolist() for split, (_, labels) in packed.items()}
+            == {split: labels for split, (_, labels) in splits.items()})
 
 def ImageFolder(
     path,  # as in `find_pictures`
@@ -270,12 +270,14 @@ def ImageFolder(
     archive, classes, splits = find_pictures(path)
     other = [f for f in _training_folders(archive).values() if f not in ("", "train/", "val/")]
     target = packed_at(archive, size, *other)  # `other`: these were once packed as classes
-    _drop_unless_whole(target, splits)
-    if not (target / "meta.json").exists():
-        name = archive.path.resolve().name
-        convert = partial(resize_and_crop, preprocessing=Preprocessing(size=size))
-        pack(target, archive, splits, convert, size, name=name, kind="folder", classes=classes,
-             source=f"pictures in the folder {name}")
+    if (target / "meta.json").exists():
+        meta, packed = unpack(target)
+        if _is_whole(packed, splits): return _as_dataset(meta, packed)
+        shutil.rmtree(target)
+    name = archive.path.resolve().name
+    convert = partial(resize_and_crop, preprocessing=Preprocessing(size=size))
+    pack(target, archive, splits, convert, size, name=name, kind="folder", classes=classes,
+         source=f"pictures in the folder {name}")
     return _packed(target)
 
 # %% ../nbs/228_data.ipynb #08a35293

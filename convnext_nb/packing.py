@@ -125,8 +125,8 @@ def pack(
               _workers(archive.path, archive.root, convert, side) as pool):
             warnings.simplefilter("ignore", DeprecationWarning)  # fork beside torch's idle threads
             for split, (names, _) in splits.items():
-                few = min(500, len(names) // 16)  # so that all cores have work
-                few = max(1, min(few, 2**25 // (size * size * 3)))  # 32 MB
+                # at most 500 or 32 MB, and few enough that all cores have work
+                few = max(1, min(500, len(names) // 16, 2**25 // (size * size * 3)))
                 pieces = [names[i:i + few] for i in range(0, len(names), few)]
                 with open(folder / f"{split}.u8", "wb") as file:
                     for piece, (block, bad) in zip(pieces, _decoded(pool, pieces)):
