@@ -185,7 +185,7 @@ def compared(
 
 # %% ../nbs/620_results.ipynb #c0a1b205
 def race_runs(
-    epochs: int = 4,  # of the training
+    epochs: int = 8,  # of the training: 8, or 4
 ) -> dict[str, Run]:
     "The runs of the race between networks of half the usual width, by network."
     folders = {"ConvNeXt": "convnext_half", "Swin": "swin_half", "ResNet-50": "resnet_half"}
