@@ -26,7 +26,6 @@ from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms.v2 import functional as F
 
 from .data import find_pictures, pictures_to_measure
-from .device import usable_cores
 from convnext_nb.images import (
     Dataset,
     Preprocessing,
@@ -214,7 +213,8 @@ def stream(self: Files, chunks) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
 # %% ../nbs/420_folder.ipynb #bb2385f8
 def default_workers() -> int:
     "A worker for each core, shared fairly by the processes of one launch."
-    return max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 def _pool(archive, names, preprocessing, workers):
     reader = Reader(Names(archive.path, names), preprocessing)
