@@ -200,7 +200,7 @@ def contestant_name(one: Contestant) -> str:
 # %% ../nbs/540_bench.ipynb #f6e0bd35
 def timed_preset(device: str) -> train.Recipe:
     "The preset that is timed: `tiny_fast` on a GPU, else `pocket`."
-    return train.PRESETS["tiny_fast" if device == "cuda" else "pocket"]
+    return train.preset("tiny_fast" if device == "cuda" else "pocket")
 
 def plain_recipe(recipe: train.Recipe) -> train.Recipe:
     "The recipe reduced to what a first script does: crop, flip, AdamW."

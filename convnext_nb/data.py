@@ -38,6 +38,7 @@ from convnext_nb.images import (  # noqa: F401
     resize_and_crop,
     some_of_each,
     to_float,
+    to_input,
     train_val_split,
     upright,
 )

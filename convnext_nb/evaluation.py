@@ -19,12 +19,10 @@ def _logits(model, split, preprocessing, batch_size, autocast, flip):
     "Logits (B, K) and labels (B,) of the batches of `split`, in order, on the model's device."
     if not len(split): raise ValueError("cannot evaluate on an empty split")
     device = next(model.parameters()).device
-    size = preprocessing.size
+    dtype = next(model.parameters()).dtype
     with cost.evaluating(model):
         for x, y in data.batches(split, batch_size, device=device):
-            x = data.to_float(x, preprocessing)  # (B, 3, H, W)
-            if x.shape[2:] != (size, size):
-                x = F.interpolate(x, (size, size), mode="bicubic", antialias=True)
+            x = data.to_input(x, preprocessing).to(dtype)  # (B, 3, size, size)
             with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
                 logits = model(x).float()
                 if flip: logits = (logits + model(x.flip(3)).float()) / 2
@@ -160,6 +158,7 @@ def report(
     `ece` and its `bins`; the `temperature` fitted on every second image, and the `ece` of the
     other images before and after it, `ece_other_half`.
     """
+    if len(labels) < 2: raise ValueError("a report needs two images or more")
     counts = confusion(logits, labels)
     top1_by_class = {}
     for name, right, n in zip(classes, counts.diag().tolist(), counts.sum(1).tolist()):

@@ -30,7 +30,8 @@ def replace_head(
     if num_classes:
         new = nn.Linear(old.in_features, num_classes, device=old.weight.device,
                         dtype=old.weight.dtype)
-        nn.init.trunc_normal_(new.weight, std=0.02 * init_scale)
+        nn.init.trunc_normal_(new.weight, std=0.02)
+        new.weight.data.mul_(init_scale)
         nn.init.zeros_(new.bias)
     setattr(model, head_name(model), new)
     return model
@@ -87,7 +88,7 @@ def set_drop_path(
     rate: float,  # of the last block; grows linearly from 0
 ) -> nn.Module:
     "Another stochastic depth for a network that exists already. ValueError unless 0 <= rate < 1."
+    DropPath(rate)  # checks it
     drops = [m for m in model.modules() if isinstance(m, DropPath)]
-    for drop, p in zip(drops, drop_path_rates(rate, len(drops))):
-        drop.p = DropPath(p).p  # checked there
+    for drop, p in zip(drops, drop_path_rates(rate, len(drops))): drop.p = p
     return model

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Preprocessing', 'upright', 'resize_and_crop', 'Split', 'Dataset', 'some_of_each', 'train_val_split', 'data_facts',
-           'batches', 'to_float', 'crop_flip']
+           'batches', 'to_float', 'to_input', 'crop_flip']
 
 # %% ../nbs/220_images.ipynb #da4b9237
 import re
@@ -15,6 +15,7 @@ from functools import lru_cache
 import torch
 from fastcore.basics import patch
 from PIL import ExifTags, Image
+from torch.nn import functional as F
 
 # %% ../nbs/220_images.ipynb #472b07b9
 @dataclass(frozen=True)
@@ -334,6 +335,16 @@ def to_float(
     if x.dtype != torch.uint8: raise ValueError(f"to_float needs uint8 images, got {x.dtype}")
     factor, shift = _factors(preprocessing.mean, preprocessing.std, x.device)
     return x.float().mul_(factor).sub_(shift).to(dtype)
+
+# %% ../nbs/220_images.ipynb #toinput2
+def to_input(
+    x: torch.Tensor,  # uint8 (B, 3, H, W)
+    preprocessing: Preprocessing,
+) -> torch.Tensor:  # (B, 3, size, size)
+    "Normalized floats at the size that the network wants. ValueError for anything but uint8."
+    x = to_float(x, preprocessing)
+    size = (preprocessing.size, preprocessing.size)
+    return x if x.shape[2:] == size else F.interpolate(x, size, mode="bicubic", antialias=True)
 
 # %% ../nbs/220_images.ipynb #511a418e
 def _fold(i, n):

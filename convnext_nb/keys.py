@@ -353,8 +353,8 @@ def _compare(expected, state, prefix):
     format, wanted, head, norm = expected
     full = {_bare(key.removeprefix(prefix)): key for key in state
             if key.startswith(prefix) and not is_computed(key)}
-    missing = wanted - set(full)
-    extra = set(full) - wanted
+    missing = {key for key in wanted - set(full) if not key.endswith("num_batches_tracked")}
+    extra = set(full) - wanted  # (old files have no such counts, and PyTorch takes them)
     outside = [key for key in state if not key.startswith(prefix)]
     fresh = []
     if head.isdisjoint(wanted) or head.isdisjoint(full):  # only the body can be loaded

@@ -81,6 +81,8 @@ def restore(
 def _from_run(run, name):
     "The network of a run's folder, with the weights in the file `name`."
     path = run.folder / name
+    if "recipe" not in run.recipe or "data" not in run.recipe:
+        raise ValueError(f"{run.folder} is no run folder: its recipe.json is another program's")
     if not path.exists(): raise ValueError(_why_absent(run, path))
     recipe = run.recipe["recipe"]
     about = run.recipe["data"]
@@ -141,6 +143,7 @@ def classify(
     "For each picture the likeliest classes with their probabilities (0 to 1), likeliest first."
     if top is None: top = min(5, len(classes))
     if not 1 <= top <= len(classes): raise ValueError(f"top {top}: 1 to {len(classes)} classes")
+    if not pictures: return []
     side = preprocessing.size
     fitted = [data.resize_and_crop(picture, preprocessing) for picture in pictures]
     pixels = [bytearray(picture.tobytes()) for picture in fitted]

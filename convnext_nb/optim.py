@@ -12,6 +12,8 @@ import re
 import torch
 from torch import nn
 
+from . import keys
+
 # %% ../nbs/250_optim.ipynb #a120f53e
 def lr_at(
     recipe,  # with lr, min_lr, epochs and warmup_epochs
@@ -38,12 +40,13 @@ _PLACES = [  # (pattern of a parameter's name, stage and block)
     (r"downsample_layers\.(\d)\.", lambda m: (int(m[1]), 0)),
     (r"stages\.(\d)\.(\d+)\.", lambda m: (int(m[1]), int(m[2]))),
     (r"layer(\d)\.(\d+)\.", lambda m: (int(m[1]) - 1, int(m[2]))),  # ResNet
-    (r"features\.([1357])\.(\d+)\.", lambda m: (int(m[1]) // 2, int(m[2]))),  # Swin
-    (r"features\.([246])\.", lambda m: (int(m[1]) // 2, 0)),  # Swin's merging
+    (r"features\.(\d*[13579])\.(\d+)\.", lambda m: (int(m[1]) // 2, int(m[2]))),  # Swin
+    (r"features\.(\d+)\.", lambda m: (int(m[1]) // 2, 0)),  # Swin's merging
     (r"blocks\.(\d+)\.", lambda m: (2, int(m[1])))]  # isotropic: all in one stage
 
 def _place(name):
     "Stage and block of a parameter; stage -1 is the stem. None: the norm and head at the end."
+    name = keys.inner_key(name).removeprefix("module.")  # inside `torch.compile`, DataParallel
     name = name.removeprefix("encoder.")  # inside a network that paints, see `fcmae`
     for pattern, place in _PLACES:
         if m := re.match(pattern, name): return place(m)
@@ -62,9 +65,10 @@ def layer_ids(
     third = [block // 3 for stage, block in filter(None, places.values()) if stage == 2]
     fourth = 4 + max(third, default=0)
     def group(place):
-        if place is None: return fourth + 1
+        if place is None: return math.inf
         stage, block = place
-        return (0, 1, 2, 3 + block // 3, fourth)[stage + 1]
+        if stage < 2: return stage + 1
+        return 3 + block // 3 if stage == 2 else fourth + stage - 3
     found = {name: group(place) for name, place in places.items()}
     rank = {group: i for i, group in enumerate(sorted(set(found.values())))}  # no gaps
     return {name: rank[group] for name, group in found.items()}

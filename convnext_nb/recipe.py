@@ -154,20 +154,25 @@ def _check_count(name, value):
 
 # %% ../nbs/260_recipe.ipynb #5aa89de9
 @patch
+def _epochs_until(self: Recipe, fraction: float) -> float:
+    "A fraction of the training in epochs, without the rounding of 0.07 * 100 = 7.000000000000001."
+    return round(fraction * self.epochs, 9)
+
+@patch
 def size_at(self: Recipe, epoch: int) -> int | None:
     "Pixels of the training images in an epoch (from 0); None: the dataset's."
-    begun = [size for fraction, size in self.sizes if epoch >= fraction * self.epochs]
+    begun = [size for fraction, size in self.sizes if epoch >= self._epochs_until(fraction)]
     return begun[-1] if begun else self.size
 
 @patch
 def mixes(self: Recipe, epoch: int) -> bool:
     "Whether an epoch (from 0) mixes images."
-    return bool(self.mixup or self.cutmix) and epoch < self.mix_until * self.epochs
+    return bool(self.mixup or self.cutmix) and epoch < self._epochs_until(self.mix_until)
 
 @patch
 def with_epochs(self: Recipe, epochs: int) -> Recipe:
     "The same recipe for another number of epochs; a shorter one has a shorter warm-up."
-    warmup = self.warmup_epochs * min(1, epochs / self.epochs)
+    warmup = min(epochs, self.warmup_epochs * min(1, epochs / self.epochs))
     return replace(self, epochs=epochs, warmup_epochs=warmup)
 
 # %% ../nbs/260_recipe.ipynb #11719a56
@@ -244,10 +249,10 @@ def plan(
     validation images, and 20 classes of Tiny-ImageNet."""
     if torch.device(device or best_device()).type == "cuda" and len(dataset.train) >= 20_000:
         large = dataset.preprocessing.size > 96
-        return PRESETS["tiny_224" if large else "tiny_fast"], dataset
+        return preset("tiny_224" if large else "tiny_fast"), dataset
     if dataset.kind == "tiny-imagenet" and len(dataset.classes) > 20: dataset = dataset.select(20)
-    if dataset.kind == "folder": return PRESETS["finetune"], dataset
+    if dataset.kind == "folder": return preset("finetune"), dataset
     train = fixed_subset(dataset.train, 10_000)
     val = fixed_subset(dataset.val, 2_000)
     smaller = replace(dataset, train=train, val=val)
-    return PRESETS["pocket"], smaller
+    return preset("pocket"), smaller

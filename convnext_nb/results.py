@@ -55,7 +55,10 @@ def curves(
 def _by_name(found):
     "Runs by name, whatever form they came in; ValueError for one without a finished epoch."
     if isinstance(found, Run): found = [found]
-    if isinstance(found, list): found = {run.name: [run] for run in found}
+    if isinstance(found, list):
+        names = [run.name for run in found]
+        if len(set(names)) < len(names): names = [str(run.folder) for run in found]
+        found = {name: [run] for name, run in zip(names, found)}
     for runs in found.values():
         for run in runs:
             if not run.metrics: raise ValueError(f"run {run.name} has no finished epoch to draw")

@@ -38,6 +38,9 @@ def atomic_write(path: Path) -> Iterator:
     except OSError as e:
         part.unlink(missing_ok=True)
         raise write_error(path, e) from e
+    except BaseException:  # such as Ctrl-C: half a checkpoint would stay
+        part.unlink(missing_ok=True)
+        raise
 
 def write_error(path: Path, error: OSError) -> OSError:
     "The error again, with the file and the remedy in its message."
@@ -176,9 +179,8 @@ def load(
 
 def names() -> list[str]:
     "Names of the runs that come with the project."
-    for root in (Path("runs"), Path("nbs/runs")):
-        if root.is_dir(): return sorted(Run(p.parent).name for p in root.glob("*/*/recipe.json"))
-    return []
+    found = [p for root in ("runs", "nbs/runs") for p in Path(root).glob("*/*/recipe.json")]
+    return sorted({Run(p.parent).name for p in found})
 
 # %% ../nbs/265_runs.ipynb #eac58492
 def free_folder(path: str | Path) -> Path:

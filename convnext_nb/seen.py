@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from . import archive, data, evaluation, models, runs
+from . import archive, data, evaluation, keys, models, runs
 
 # %% ../nbs/350_seen.ipynb #5ee00003
 def stage_modules(net: nn.Module) -> list[nn.Module]:
@@ -54,17 +54,17 @@ def receptive_field(
     """Where the middle units of the last map look: gradient energy by pixel (H, W), sums to 1.
 
     The mean over the images, and over the four units around the center, mirrored onto the upper
-    left one. All channels count: a random mix of them stands for their sum. Source: Luo et al.
-    2016, arXiv 1701.04128.
+    left one (along an odd side, the one unit in the middle). All channels count: a random mix of
+    them stands for their sum. Source: Luo et al. 2016, arXiv 1701.04128.
     """
     x = x.detach().clone().requires_grad_()
     _, y = run_to(net, stage_modules(net)[-1], x)  # (B, C, h, w)
     mix = torch.randn(y.shape[:2], generator=torch.Generator().manual_seed(0))  # (B, C)
-    corner = y.shape[-1] // 2 - 1
+    rows, columns = (sorted({(n - 1) // 2, n // 2}) for n in y.shape[2:])  # one or two each
     total = 0
-    for down in (0, 1):
-        for right in (0, 1):
-            unit = y[:, :, corner + down, corner + right]  # (B, C)
+    for down, row in enumerate(rows):
+        for right, column in enumerate(columns):
+            unit = y[:, :, row, column]  # (B, C)
             grad, = torch.autograd.grad((unit * mix).sum(), x, retain_graph=True)
             energy = grad.square().sum(1)  # (B, H, W)
             energy = energy / energy.sum((1, 2), keepdim=True)
@@ -72,7 +72,7 @@ def receptive_field(
             if down: energy = energy.flip(0)
             if right: energy = energy.flip(1)
             total = total + energy
-    return total / 4
+    return total / (len(rows) * len(columns))
 
 # %% ../nbs/350_seen.ipynb #ee00835c
 def field_size(
@@ -82,20 +82,28 @@ def field_size(
     "`half`: share of the pixels that holds half of the energy; `outside`: energy beyond the unit."
     held = energy.flatten().sort(descending=True).values.cumsum(0)
     pixels = int((held < 0.5).sum()) + 1
-    end = len(energy) // 2  # the upper left unit ends at the center
-    own = energy[end - side:end, end - side:end].sum().item()
-    return dict(half=pixels / held.numel(), outside=1 - own)
+    own = energy
+    for axis in (0, 1):  # the unit in the middle, or the upper left one of four
+        units = energy.shape[axis] // side
+        own = own.narrow(axis, (units - 1) // 2 * side, side)
+    return dict(half=pixels / held.numel(), outside=1 - own.sum().item())
 
 # %% ../nbs/350_seen.ipynb #5ee00008
 def untrained(
     folder: Path,  # a run's folder
     x: torch.Tensor,  # images (B, 3, H, W) that batch norm takes its statistics from
 ) -> nn.Module:
-    "The network of a run as it was before the first step, in evaluation mode."
+    """The network of a run as it was before the first step, in evaluation mode.
+
+    ValueError if it did not start from random weights."""
     asked = runs.Run(folder).recipe
     recipe, classes = asked["recipe"], asked["data"]["classes"]
+    if recipe.get("start"): raise ValueError(f"{folder} started from {recipe['start']}")
     torch.manual_seed(recipe["seed"])
     net = models.create(recipe["model"], len(classes), **recipe["model_args"])
+    head = net.get_submodule(keys.last_layer(net))
+    with torch.no_grad():
+        for p in head.parameters(): p.mul_(recipe.get("head_init_scale", 1.0))
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d): module.momentum = None  # a plain average
     net.train()
@@ -124,8 +132,11 @@ def stage_cam(
     x: torch.Tensor,  # images (B, 3, H, W)
     target: torch.Tensor,  # a class for each image (B,)
 ) -> torch.Tensor:
-    "`grad_cam` on the map of a stage: (B, h, w)."
-    logits, y = run_to(net, stage_modules(net)[stage - 1], x)
+    "`grad_cam` on the map of a stage: (B, h, w). ValueError for a stage that there is not."
+    found = stage_modules(net)
+    if not 1 <= stage <= len(found): raise ValueError(f"stage {stage}: 1 to {len(found)}")
+    x = x.detach().requires_grad_()  # a graph, even if the network is frozen
+    logits, y = run_to(net, found[stage - 1], x)
     return grad_cam(logits, y, target)
 
 def true_and_rival(
@@ -138,7 +149,7 @@ def true_and_rival(
     first = [(labels == k).nonzero()[:per_class, 0] for k in range(len(dataset.classes))]
     at = torch.cat(first)
     images, y = dataset.val.take(at)
-    x = data.to_float(images.permute(0, 3, 1, 2), dataset.preprocessing)
+    x = data.to_input(images.permute(0, 3, 1, 2), dataset.preprocessing)
     with torch.no_grad(): logits = net(x)
     rival = logits.scatter(1, y[:, None], -torch.inf).argmax(1)
     maps = {}
@@ -230,7 +241,7 @@ def cam_in_boxes(
             inside=inside.mean().item(), own=own.mean().item(),
             own_error=(own.std() / n**0.5).item(),
             hit=masks[torch.arange(n), row, column].float().mean().item(),
-            hit_centre=masks[:, 32, 32].float().mean().item())
+            hit_centre=masks[:, masks.shape[1] // 2, masks.shape[2] // 2].float().mean().item())
     return rows
 
 # %% ../nbs/350_seen.ipynb #5ee00019
@@ -275,7 +286,7 @@ def without_each_block(
             out = run_to(net, block, x[:250])[1].square().mean().sqrt().item()
         row = dict(block=name, drop=100 * lost.mean().item(),
                    error=100 * (lost.std() / len(lost)**0.5).item(), loudness=size / out)
-        if block.gamma is not None:
+        if getattr(block, "gamma", None) is not None:  # ResNet's basic block has no such name
             gamma = block.gamma.detach().abs()
             low, middle, high = gamma.quantile(torch.tensor([0.1, 0.5, 0.9])).tolist()
             row |= dict(gamma=gamma.mean().item(), low=low, middle=middle, high=high)
@@ -311,7 +322,7 @@ def mistakes(
                             within=int(wrong[inside][:, inside].sum()))
     recall = 100 * counts.diagonal() / counts.sum(1)
     ranked = recall.argsort(descending=True, stable=True).tolist()
-    listed = [[names[k], recall[k].item()] for k in ranked]
+    listed = [[names[k], recall[k].item()] for k in ranked if counts[k].any()]
     return dict(
         images=len(logits), top1=100 * (counts.trace() / len(logits)).item(),
         pairs=[list(pair.values()) for pair in evaluation.confused(counts, names, 10)],

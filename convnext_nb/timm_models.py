@@ -200,6 +200,7 @@ def _network(
     **kwargs,  # for the builder: in_chans, depths, dims, layer_scale, ...
 ) -> TimmConvNeXt:
     "A network built with timm's arguments."
+    if "features" in kwargs: raise TypeError("it takes no features: in timm, features_only")
     net = speed_up(builder(num_classes=num_classes or 1, drop_path=drop_path_rate, **kwargs))
     model = TimmConvNeXt(net, global_pool, drop_rate, output_stride)
     if not num_classes: model.reset_classifier(0)

@@ -84,11 +84,11 @@ def _file_in(folder):
 # %% ../nbs/210_weights.ipynb #e5654677
 def _read_shards(index):
     "All tensors of a network in several files; the index says which file has which."
-    try: names = set(json.loads(index.read_text())["weight_map"].values())
+    try: names = {Path(name).name for name in json.loads(index.read_text())["weight_map"].values()}
     except (ValueError, KeyError, TypeError, AttributeError) as e:
         raise ValueError(f"{index} is no index of weight files; give a folder or a file") from e
     state = {}
-    for name in sorted(names): state |= _read_file(index.parent / Path(name).name)
+    for name in sorted(names): state |= _read_file(index.parent / name)
     return state
 
 def _read_file(path):
@@ -132,7 +132,8 @@ def unwrap(state: dict | nn.Module) -> dict[str, torch.Tensor]:
     if isinstance(state, nn.Module): return keys.inner_state(state)
     if not isinstance(state, dict): raise _no_state({"the source": state})
     for key in _INSIDE:
-        if isinstance(state.get(key), (dict, nn.Module)): return unwrap(state[key])
+        if isinstance(state.get(key), (dict, nn.Module)) and _has_tensors(state[key]):
+            return unwrap(state[key])
     if not all(isinstance(t, torch.Tensor) for t in state.values()):
         inner = [key for key, value in state.items() if _is_state(value)]
         if len(inner) != 1: raise _no_state(state, inner)
@@ -141,6 +142,11 @@ def unwrap(state: dict | nn.Module) -> dict[str, torch.Tensor]:
     while state and all(key.startswith("module.") for key in state):
         state = {keys.inner_key(key.removeprefix("module.")): t for key, t in state.items()}
     return state
+
+def _has_tensors(value):
+    "Whether there are tensors in `value`, however deep; a configuration has none."
+    if isinstance(value, (torch.Tensor, nn.Module)): return True
+    return isinstance(value, dict) and any(map(_has_tensors, value.values()))
 
 def _is_state(value):
     "Whether `value` is a module, or names with tensors."
@@ -184,7 +190,7 @@ def adapt(
     if key in state and key in own:
         given, wanted = _shapes(state, own, key)
         bias = key.replace("weight", "bias")
-        whole = given[:1] == tuple(state[bias].shape)
+        whole = bias not in state or given[:1] == tuple(state[bias].shape)
         if whole and given[:1] != wanted[:1] and given[1:] == wanted[1:]:
             state = {k: t for k, t in state.items() if k not in (key, bias)}
             said.append(f"the head is left fresh: {key} is {given} in the weights, {wanted} in "
@@ -289,7 +295,8 @@ def from_hub(name: str) -> dict[str, torch.Tensor]:
         if isinstance(e, OSError) and getattr(e, "response", None) is None:
             raise ConnectionError(f"{name} is no file here and not in the cache, and the hub "
                                   "cannot be reached; connect, or give a file") from e
-        raise ValueError(f"the hub has no weights {name}: {str(e).splitlines()[0]}") from e
+        why = str(e).partition("\n")[0] or type(e).__name__
+        raise ValueError(f"the hub has no weights {name}: {why}") from e
 
 # %% ../nbs/210_weights.ipynb #2e01e174
 def randomize(

@@ -217,3 +217,18 @@ def test_report_is_plain_data():
     t = evaluation.temperature(logits[::2], labels[::2])
     after = evaluation.calibration(logits[1::2] / t, labels[1::2])["ece"]
     assert found["temperature"] == t and found["ece_other_half"][1] == pytest.approx(after)
+
+
+@pytest.mark.parametrize("dtype, autocast", [(torch.bfloat16, False), (torch.float16, False),
+                                             (torch.bfloat16, True)])
+def test_networks_in_half_precision(dtype, autocast):
+    part = split(12)
+    exact = evaluation.predict(network(), part, PRE)
+    found = evaluation.predict(network().to(dtype), part, PRE, autocast=autocast)
+    assert found.dtype == torch.float32
+    assert (found - exact).abs().max() < 0.1 * exact.abs().max()
+
+
+def test_a_report_of_one_image():
+    with pytest.raises(ValueError, match="two images"):
+        evaluation.report(torch.randn(1, 3), torch.tensor([1]), ("a", "b", "c"))

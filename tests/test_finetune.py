@@ -128,3 +128,18 @@ def test_the_end_of_the_road_is_frozen_like_the_convnext_that_it_is():
     road = roadmap.build("sep_ds", width_mult=0.25, depths=(1, 2, 1, 1))
     net = convnext.ConvNeXt((1, 2, 1, 1), (24, 48, 96, 192))
     assert trainable(road) == trainable(net) and len(trainable(net)) > 10
+
+
+def test_a_head_of_zeros():
+    head = finetune.replace_head(make("convnext"), 5, init_scale=0.0).head
+    assert head.weight.shape == (5, 32) and not head.weight.any() and not head.bias.any()
+
+
+@pytest.mark.parametrize("depths", [(1, 2, 1, 1), (1,)])
+def test_a_bad_rate_changes_nothing(depths):
+    net = convnext.ConvNeXt(depths, (8,) * len(depths), drop_path=0.4)
+    rates = [m.p for m in net.modules() if hasattr(m, "p")]
+    for wrong in (1.0, 1.5, -0.1):
+        with pytest.raises(ValueError, match="drop_path is a probability"):
+            finetune.set_drop_path(net, wrong)
+    assert [m.p for m in net.modules() if hasattr(m, "p")] == rates

@@ -185,3 +185,12 @@ print(len(models.restore("atto_tiny200")[2]))"""
 
 def test_a_file_has_no_average():
     with pytest.raises(ValueError, match="leave out ema"): models.restore(NAME, ema=True)
+
+
+def test_another_programs_recipe(tmp_path):
+    (tmp_path / "recipe.json").write_text("{}")
+    with pytest.raises(ValueError, match="another program's"): models.restore(tmp_path)
+
+
+def test_no_pictures():
+    assert models.classify(network(), [], PRE, CLASSES) == []

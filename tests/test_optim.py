@@ -125,3 +125,29 @@ def test_a_head_for_one_class_decays_as_any_head(build):
         names = {id(p): n for n, p in net.named_parameters()}
         decays.append({names[id(p)] for p in optim.param_groups(net, 0.05)[0]["params"]})
     assert decays[0] == decays[1]
+
+
+@pytest.mark.parametrize("wrap", [torch.compile, nn.DataParallel,
+                                  lambda net: torch.compile(nn.DataParallel(net))])
+@pytest.mark.parametrize("changes", [dict(layer_decay=0.8), dict(optimizer="muon")])
+def test_a_wrapped_network_has_the_same_groups(wrap, changes):
+    net = convnext.convnext_atto(10)
+    recipe = Recipe(**changes)
+    def found(model):
+        groups = optim.make_optimizer(model, recipe).param_groups
+        return [(g["lr_scale"], g.get("use_fallback"), list(map(id, g["params"]))) for g in groups]
+    assert found(wrap(net)) == found(net) and len(found(net)) > 2
+
+
+@pytest.mark.parametrize("depths", [(1,), (1, 1), (1, 2, 4, 1, 2, 1)])
+@pytest.mark.parametrize("build", [
+    lambda depths: convnext.ConvNeXt(depths, (8,) * len(depths), 10),
+    lambda depths: swin.Swin(depths, 8, (1,) * len(depths), num_classes=10)])
+def test_any_number_of_stages_has_groups(build, depths):
+    net = build(depths)
+    ids = optim.layer_ids(net)
+    stages = len(depths) + (2 if len(depths) > 2 and depths[2] > 3 else 1)  # 4 blocks: two groups
+    assert sorted(set(ids.values())) == list(range(stages + 1))
+    assert {n.split(".")[0] for n, i in ids.items() if i == stages} == {"norm", "head"}
+    assert all(group["params"] for group in optim.make_optimizer(
+        net, Recipe(optimizer="muon", layer_decay=0.9)).param_groups)

@@ -7,7 +7,8 @@ import pytest
 import torch
 from training import RECIPE
 
-from convnext_nb.recipe import PRESETS, Recipe, preset
+from convnext_nb import data
+from convnext_nb.recipe import PRESETS, Recipe, plan, preset
 
 
 @pytest.mark.parametrize("change, words", [
@@ -82,3 +83,28 @@ def test_a_preset_is_a_copy():
 
 def test_layer_decay_of_nothing():
     with pytest.raises(ValueError, match="layer_decay must be positive"): Recipe(layer_decay=0.0)
+
+
+@pytest.mark.parametrize("kind", ["shapes", "folder"])
+def test_a_plan_is_a_copy(kind):
+    recipe, _ = plan(replace(data.Shapes(8, 8), kind=kind), "cpu")
+    recipe.model_args["drop_path"] = 0.9
+    assert all(recipe.model_args.get("drop_path") != 0.9 for recipe in PRESETS.values())
+
+
+def test_fractions_of_the_training_are_whole_epochs():
+    "Although 0.07 * 100 is 7.000000000000001, and 0.29 * 100 is 28.999999999999996."
+    for epochs in range(1, 201):
+        for n in range(epochs):
+            recipe = Recipe(epochs=epochs, warmup_epochs=0, mixup=0.2, mix_until=n / epochs,
+                            sizes=((0, 32), (n / epochs, 64)))
+            assert recipe.size_at(n) == 64 and not recipe.mixes(n)
+            if n: assert recipe.size_at(n - 1) == 32 and recipe.mixes(n - 1)
+    hundredths = [replace(recipe, epochs=100, mix_until=n / 100) for n in range(100)]
+    assert [sum(map(r.mixes, range(100))) for r in hundredths] == list(range(100))
+
+
+def test_a_warm_up_of_the_whole_training_can_be_shortened():
+    for long in range(1, 40):
+        recipe = Recipe(epochs=long, warmup_epochs=long)
+        for epochs in range(1, long): assert recipe.with_epochs(epochs).warmup_epochs <= epochs

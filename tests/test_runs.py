@@ -175,3 +175,33 @@ def test_a_free_folder_at_home(tmp_path, monkeypatch):
     runs.Run(tmp_path / "run").make()
     runs.write_json(tmp_path / "run/evidence.json", dict(done=True))
     assert runs.free_folder("~/run") == tmp_path / "run-2"
+
+
+def test_nothing_half_written_stays(tmp_path):
+    (tmp_path / "weights").write_text("before")
+    with pytest.raises(KeyboardInterrupt), runs.atomic_write(tmp_path / "weights") as f:
+        f.write(b"half")
+        raise KeyboardInterrupt
+    assert [p.name for p in tmp_path.iterdir()] == ["weights"]
+    assert (tmp_path / "weights").read_text() == "before"
+
+
+def test_names_are_of_both_folders(tmp_path, monkeypatch):
+    "Many have a folder `runs` of their own, such as TensorBoard's."
+    monkeypatch.chdir(tmp_path)
+    for folder in ("runs/May_01", "nbs/runs/family/one", "runs/other/two"):
+        runs.Run(tmp_path / folder).make()
+    for name in ("nbs/runs/family/one", "runs/other/two"):
+        runs.write_json(tmp_path / name / "recipe.json", {})
+    assert runs.names() == ["family/one", "other/two"]
+    with pytest.raises(FileNotFoundError, match="there are: family/one, other/two"):
+        runs.load("family/none")
+
+
+def test_curves_of_runs_with_one_name(tmp_path):
+    found = [runs.Run(tmp_path / folder / "run") for folder in "ab"]
+    for run, loss in zip(found, (1.0, 2.0)):
+        run.make()
+        run.append(dict(epoch=1, loss=loss, val_top1=50.0, train_top1=60.0))
+    left = results.curves(found).axes[0]
+    assert [line.get_ydata()[0] for line in left.lines] == [1.0, 2.0]

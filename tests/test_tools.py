@@ -421,3 +421,13 @@ def test_readme_lists_every_chapter_and_module():
         assert f"](nbs/{path.name}) | " in text, f"make outputs ARGS=nbs/index.ipynb: {path.name}"
     for path in (NBS.parent / "convnext_nb").glob("[a-z]*.py"):
         assert f"| `{path.stem}` | " in text, f"make outputs ARGS=nbs/index.ipynb: {path.stem}"
+
+
+def test_facts_of_a_family_with_an_unfinished_run_and_without_git(tmp_path, small_run):
+    assert results.distinct(["b", None, "a"]) == "None, a, b"
+    for name in ("whole", "begun"):
+        run = runs.Run(tmp_path / name)
+        run.make()
+        runs.write_json(run.folder / "recipe.json", small_run.recipe)
+    runs.write_json(tmp_path / "whole/evidence.json", small_run.evidence)
+    assert results.facts(tmp_path)[0].startswith("- Runs: 1 (")

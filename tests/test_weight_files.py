@@ -182,6 +182,13 @@ def test_a_name_the_hub_does_not_know(monkeypatch):
         weights.load(on_meta(convnext.convnext_atto), "me/mine")
 
 
+def test_an_error_of_the_hub_without_words(monkeypatch):
+    def answer(*args, **kwargs): raise RuntimeError
+    monkeypatch.setattr(timm.models, "load_state_dict_from_hf", answer)
+    with pytest.raises(ValueError, match="the hub has no weights me/mine: RuntimeError"):
+        weights.from_hub("me/mine")
+
+
 # Names of files, folders, wrappers
 
 def tiny(seed=0, **kwargs):
@@ -363,9 +370,10 @@ def test_a_network_in_several_files(tmp_path):
     (tmp_path / name).unlink()
     with pytest.raises(FileNotFoundError, match=name):
         weights.load(tiny(), tmp_path)
-    index.write_text('{"files": []}')
-    with pytest.raises(ValueError, match="is no index of weight files"):
-        weights.load(tiny(), tmp_path)
+    for wrong in ('{"files": []}', '{"weight_map": {"a": 1}}', '{"weight_map": {"a": null}}'):
+        index.write_text(wrong)
+        with pytest.raises(ValueError, match="is no index of weight files"):
+            weights.load(tiny(), tmp_path)
 
 
 @pytest.mark.parametrize("mask, mode", [(0o022, 0o644), (0o027, 0o640)])

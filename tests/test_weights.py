@@ -421,3 +421,32 @@ def test_minkowski():
     out = weights.convert(ours, "minkowski")
     assert {f"encoder.{k}": t.shape for k, t in out.items() if k[:4] not in ("norm", "head")} == {
         key: t.shape for key, t in state.items()}
+
+
+def test_counts_of_batches_may_be_missing():
+    "As in PyTorch: files from before 0.4.1 have none."
+    ours = drawn(partial(resnet.resnet18, 10))
+    state = {k: t for k, t in ours.state_dict().items() if not k.endswith("num_batches_tracked")}
+    back = drawn(partial(resnet.resnet18, 10), seed=1)
+    counts = {k: t.clone() for k, t in back.state_dict().items() if k not in state}
+    assert len(counts) == 20 and weights.load(back, state) == "torchvision"
+    for key, t in back.state_dict().items(): assert torch.equal(t, {**state, **counts}[key])
+
+
+def test_a_head_without_a_bias(atto):
+    def bare(classes):
+        net = drawn(convnext.convnext_atto)
+        net.head = torch.nn.Linear(net.head.in_features, classes, bias=False)
+        return net
+    ours, other, fewer = bare(7), bare(7), bare(5)
+    weights.load(other, ours.state_dict())
+    assert torch.equal(other.head.weight, ours.head.weight)
+    with pytest.warns(weights.Adapted, match="the head is left fresh"):
+        weights.load(fewer, ours.state_dict())
+
+
+@pytest.mark.parametrize("beside", [dict(model=dict(name="convnext", dims=[8, 16])),
+                                    dict(net={}, model=dict(args=dict(depth=3)))])
+def test_a_configuration_is_no_wrapper(beside, atto):
+    state = weights.unwrap({**beside, "state_dict": atto.state_dict()})
+    assert state.keys() == atto.state_dict().keys()

@@ -42,6 +42,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="the file to write, JSON")
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
     args = parser.parse_args()
+    if len({folder.name for folder in args.runs}) < len(args.runs):
+        parser.error("two of the folders have one name")
     dataset = data.load(args.data)
     networks, right = {}, {}
     for folder in args.runs:

@@ -31,7 +31,8 @@ def line(run: runs.Run) -> str:
 
 def distinct(values: list) -> str:
     "The different values, in their order."
-    return ", ".join(f"{v:,}" if isinstance(v, int) else str(v) for v in sorted(set(values)))
+    different = sorted(set(values), key=lambda v: (v is not None, v))  # no commit: first
+    return ", ".join(f"{v:,}" if isinstance(v, int) else str(v) for v in different)
 
 
 def on_what(found: list[dict]) -> list[str]:
@@ -47,7 +48,7 @@ def on_what(found: list[dict]) -> list[str]:
 
 def facts(family: Path) -> list[str]:
     "What the files of a family's runs say of all of them together, as lines of Markdown."
-    found = [runs.Run(path.parent) for path in sorted(family.glob("*/recipe.json"))]
+    found = [runs.Run(path.parent) for path in sorted(family.glob("*/evidence.json"))]
     evidence = [run.evidence for run in found]
     seconds = sum(e["train_seconds"] for e in evidence)
 
@@ -95,9 +96,9 @@ def main() -> None:
         for path in sorted(NBS.glob("runs/measured/*.json")):
             print(f"measured/{path.name}\n" + "\n".join(file_facts(path)))
         return
-    for name in runs.names():
-        print(line(runs.load(name)))
-    print(f"{len(runs.names())} runs")
+    found = [runs.Run(path.parent) for path in sorted(NBS.glob("runs/*/*/recipe.json"))]
+    for run in found: print(line(run))
+    print(f"{len(found)} runs")
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ def sample(dataset: data.Dataset, count: int) -> tuple[torch.Tensor, torch.Tenso
     count = min(count, len(dataset.val))
     rows = torch.linspace(0, len(dataset.val) - 1, count).long()
     images, y = dataset.val.take(rows)
-    x = data.to_float(images.permute(0, 3, 1, 2), dataset.preprocessing)
+    x = data.to_input(images.permute(0, 3, 1, 2), dataset.preprocessing)
     return x, y, rows
 
 
