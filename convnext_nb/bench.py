@@ -360,7 +360,8 @@ class Runner:
 
     def close(self):
         "Ends the process."
-        self.process.stdin.close()
+        try: self.process.stdin.close()
+        except BrokenPipeError: pass  # it has ended without reading the last "go"
         self.process.wait()
         self.process.stdout.close()
         self.errors.close()

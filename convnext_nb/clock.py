@@ -63,6 +63,7 @@ def pass_of(net: nn.Module, x: torch.Tensor, compile: bool = False) -> Callable:
     "A function that does one forward pass in evaluation mode."
     run = torch.compile(net.eval()) if compile else net.eval()
     def forward():
+        if net.training: net.eval()  # after a step of the same network
         with torch.inference_mode(): return run(x)
     return forward
 
@@ -70,9 +71,10 @@ def step_of(net: nn.Module, x: torch.Tensor, bf16: bool, compile: bool = False) 
     "A function that does one training step: forward, backward, AdamW."
     run = torch.compile(net.train()) if compile else net.train()
     optimizer = torch.optim.AdamW(net.parameters(), 1e-6, fused=True)
-    y = torch.arange(len(x), device=x.device) % 10
     def step():
+        if not net.training: net.train()  # after a pass of the same network
         with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16): logits = run(x)
+        y = torch.arange(len(x), device=x.device) % min(10, logits.shape[1])
         loss = F.cross_entropy(logits.float(), y)
         optimizer.zero_grad()
         loss.backward()
@@ -97,11 +99,12 @@ def page_faults() -> int:
 def product_speed(
     device: str = "cpu",
     dtype: torch.dtype = torch.float32,
-    n: int | None = None,  # side of the matrices; None: 1024, on a GPU 8192
+    n: int | None = None,  # side of the matrices, a multiple of 128; None: 1024, on a GPU 8192
     repeats: int = 5,
 ) -> dict[str, float]:
     "GFLOP/s of an n x n matrix product, and of the same product as a 1x1 convolution."
     n = n or (8192 if device == "cuda" else 1024)
+    if n % 128: raise ValueError(f"n {n} must be a multiple of 128")
     a = torch.randn(n, n).to(device, dtype)
     maps = a.view(16, n // 128, 8, n).permute(0, 3, 1, 2)  # (16, n, n / 128, 8)
     seconds = in_turn({"product": lambda: a @ a,

@@ -219,7 +219,7 @@ def anatomy(
 def _network(what, regime):
     "The network that is meant, on the meta device."
     if not isinstance(what, nn.Module): return cost.on_meta(build, what, regime)
-    return deepcopy(what).to("meta")
+    return deepcopy(what).to("meta", torch.float32)
 
 def _read(net, size):
     "Names of the stages, names of the layers between them, all shapes and costs."
@@ -358,7 +358,7 @@ def _text(x, y, words, size=12, faint=False, **more):
 def _large(number):
     "A large number in three digits: 9.63 M."
     for letter, unit in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if number >= unit: return f"{number / unit:.3g} {letter}"
+        if number >= 0.9995 * unit: return f"{number / unit:.3g} {letter}"  # 999.9 k is 1 M
     return str(number)
 
 def _band(x, y, width, height):
@@ -461,9 +461,10 @@ def block(
     stage: int = 1,  # from 1 to 4
     first: bool = False,  # the first block of the stage, with its shortcut; else a later one
     regime: str = "resnet50",  # "resnet50" or "resnet200"; used with a name
+    size: int = 224,  # height and width of the image in pixels
 ) -> Picture:
     "The block of a network: one box per layer, as wide as its channels."
-    boxes = parts(what, stage, first, regime)
+    boxes = parts(what, stage, first, regime, size)
     tops = {}
     y = 44
     for box in boxes:
@@ -497,6 +498,7 @@ def _pillars(found):
         columns.append(dict(stage, title=f"stage {i}", how=how, color=STAGE_COLORS[(i - 1) % 4]))
     for title in ("stem", "head"):
         boxes = found[title]
+        if not boxes: continue  # a network that puts out its maps has no head
         how = [box["label"].replace("max ", "") for box in boxes]
         column = dict(boxes[-1], title=title, how=how, color=COLORS["pool"], blocks=0,
                       params=total(boxes, "params"), macs=total(boxes, "macs"))
@@ -575,14 +577,15 @@ def _largest(pillars):
 def network(
     what: str | Step | nn.Module,  # a step's name, a step, or a network
     regime: str = "resnet50",  # "resnet50" or "resnet200"; used with a name
+    size: int = 224,  # height and width of the image in pixels
 ) -> Picture:
     "The maps of a network, stage by stage, with blocks, parameters and multiply-adds."
-    columns = _pillars(anatomy(what, regime))
+    columns = _pillars(anatomy(what, regime, size))
     most = _largest([columns])
     drawn = [_text(0, 14, _name(what), 14, font_weight="bold")]
     drawn += _pyramid(columns, 26, most, {})
     return Picture(drawn, 274 + 6 * (most["blocks"] // 9), f"The network {_name(what)}",
-                   _said_network(columns))
+                   _said_network(columns), max(380, 63 * len(columns) + 2))
 
 def _said_network(columns):
     return " ".join(

@@ -12,7 +12,7 @@ import json
 import math
 import os
 from base64 import b64encode
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from inspect import Parameter, signature
 from itertools import product
 
@@ -126,25 +126,31 @@ def flipbook(
 
     Works on the site, and in JupyterLab in a trusted notebook (`make lab` trusts those of the
     project). The slider takes arrow keys. Keep it under a dozen pages.
-    ValueError unless there is exactly one argument.
+    ValueError unless there is exactly one argument, and for a page that holds a flipbook.
     """
     if len(choice) != 1:
         raise ValueError(f"flipbook turns one control, got {len(choice)}: {', '.join(choice)}; "
                          "use play for several")
     [(name, values)] = choice.items()
     values = list(values)
-    return _book({name: values}, [start], [to_html(fn(**{name: v})) for v in values])
+    pages = [to_html(fn(**{name: v})) for v in values]
+    if any('class="flipbook"' in page for page in pages):
+        raise ValueError("a page holds a flipbook, and both would turn at once: use play")
+    return _book({name: values}, [start], pages)
 
 # %% ../nbs/610_explore.ipynb #fe5dbbcd
 def _choices(control, most=9):
     "Up to `most` values of a control (its present one among them) as {words: value}."
+    if isinstance(control.value, tuple): return {}  # a range, or several at once
     if hasattr(control, "options"):
-        pairs = [o if isinstance(o, tuple) and len(o) == 2 else (o, o) for o in control.options]
+        options = control.options
+        if isinstance(options, Mapping): options = options.items()
+        pairs = [o if isinstance(o, tuple) and len(o) == 2 else (o, o) for o in options]
     elif isinstance(control.value, bool): pairs = [("no", False), ("yes", True)]
     elif isinstance(control, widgets.FloatLogSlider):
         powers = (control.min + i * (control.max - control.min) / (most - 1) for i in range(most))
         pairs = [(f"{control.base**p:.2g}", control.base**p) for p in powers]
-    elif hasattr(control, "step"):
+    elif None not in (getattr(control, key, None) for key in ("min", "max", "step")):
         steps = int((control.max - control.min) / control.step + 1e-6)
         values = (control.min + i * control.step for i in range(steps + 1))
         pairs = [(f"{v:.4g}" if isinstance(v, float) else v, v) for v in values]
@@ -281,9 +287,11 @@ class Press(Play):
     def run(self, button=None):
         "What the button does: runs the function and shows what it yields."
         self.button.disabled = True
+        settings = ", ".join(f"{name} {value}" for name, value in self.values.items())
         try:
-            for thing in self.fn(**self.values): self.view.value = to_html(thing)
-            settings = ", ".join(f"{name} {value}" for name, value in self.values.items())
+            for thing in self.fn(**self.values):
+                self.view.value = to_html(thing)
+                self.said = f"An unfinished run with {settings}."
             self.said = f"A run with {settings}."
         finally:
             self.button.disabled = False
@@ -350,6 +358,10 @@ def _need_exercise(name, answers):
         raise ValueError(f"no exercise {name!r} here; there are: {', '.join(answers)}")
 
 # %% ../nbs/610_explore.ipynb #2c7be01d
+def _tuples(thing):
+    "Lists count as tuples, at every level."
+    return tuple(map(_tuples, thing)) if isinstance(thing, (list, tuple)) else thing
+
 def _verdict(answer, truth, tolerance):
     if isinstance(truth, torch.Tensor): return _same_tensor(answer, truth)
     is_number = isinstance(truth, (int, float)) and not isinstance(truth, bool)
@@ -357,7 +369,7 @@ def _verdict(answer, truth, tolerance):
         one = is_number and math.prod(answer.shape) == 1
         answer = answer.item() if one else answer.tolist()
     if not is_number:
-        if isinstance(answer, list): answer = tuple(answer)
+        answer, truth = _tuples(answer), _tuples(truth)
         return "Yes." if answer == truth else f"Not yet: {answer!r} is not it."
     if not hasattr(answer, "__float__"): return f"Not yet: the answer is a number, not {answer!r}."
     if not isinstance(answer, int): answer = float(answer)
@@ -434,6 +446,8 @@ def _column(values):
 
 def _cell(value, decimals):
     if value is None: return "&ndash;"
-    if isinstance(value, float): return f"{value:,.{decimals}f}"
+    if isinstance(value, float):
+        text = f"{value:,.{decimals}f}"
+        return f"{value:.1e}" if value and not float(text.replace(",", "")) else text
     if _is_number(value): return f"{value:,}"
     return html_lib.escape(str(value))

@@ -61,14 +61,15 @@ def depthwise_weight_grad(
     padding: int,  # of the convolution, which has stride 1 and kernel 2 * padding + 1
 ) -> torch.Tensor:
     "Gradient (C, 1, k, k) of the weight of a depthwise convolution, as a depthwise convolution."
+    wide = torch.promote_types(x.dtype, torch.float32)  # bf16 would round each sum
     total = 0
     for some_x, some_grad in zip(x.split(8), grad.split(8)):  # copies of all would leave the cache
         b, c, h, w = some_x.shape
         image = some_x.reshape(1, b * c, h, w)
         filters = some_grad.reshape(b * c, 1, h, w)
         y = F.conv2d(image, filters, padding=padding, groups=b * c)  # (1, b * c, k, k)
-        total = total + y.view(b, c, 1, *y.shape[2:]).sum(0)
-    return total
+        total = total + y.view(b, c, 1, *y.shape[2:]).sum(0, dtype=wide)
+    return total.to(x.dtype)
 
 # %% ../nbs/550_fast.ipynb #ee7b59ad
 class _DepthwiseConv(torch.autograd.Function):

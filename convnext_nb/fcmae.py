@@ -6,6 +6,8 @@
 __all__ = ['draw_mask', 'encode', 'FCMAE', 'targets', 'painting_loss', 'paint', 'pretrain']
 
 # %% ../nbs/185_v2.ipynb #53b6bf1f
+from dataclasses import replace
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -22,10 +24,14 @@ def draw_mask(
     ratio: float = 0.6,  # share that is hidden
     generator: torch.Generator | None = None,
 ) -> torch.Tensor:  # bool (n, 1, side, side), True where hidden
-    "Random patches to hide, the same number in every image. ValueError unless 0 < ratio < 1."
+    """Random patches to hide, the same number in every image: one at least, and not all.
+
+    ValueError unless 0 < ratio < 1, and for a single patch."""
     if not 0 < ratio < 1: raise ValueError(f"ratio {ratio} must be above 0 and below 1")
+    if side < 2: raise ValueError("one patch is the whole image: take larger images")
     places = torch.rand(n, side * side, generator=generator).argsort(1)
-    return (places < round(ratio * side * side)).view(n, 1, side, side)
+    hidden = min(max(round(ratio * side * side), 1), side * side - 1)
+    return (places < hidden).view(n, 1, side, side)
 
 # %% ../nbs/185_v2.ipynb #085bab94
 def _visible(block, x, keep):
@@ -48,6 +54,7 @@ def encode(
     for downsample, stage in zip(net.downsample_layers, net.stages):
         x = downsample(x)
         keep = F.interpolate((~hidden).float(), x.shape[-2:], mode="nearest")  # (B, 1, H, W)
+        keep = keep.to(x.dtype)
         x = x * keep
         for block in stage:
             x = _visible(block, x, keep)
@@ -108,10 +115,19 @@ def pretrain(
     ratio: float = 0.6,  # share of the patches that is hidden
     decoder_dim: int = 64,  # channels of the decoder
 ) -> tuple[FCMAE, list[float]]:  # in evaluation mode; the mean loss of each epoch
-    "Trains a network to paint what is hidden. `weights.save(model.encoder, path)` keeps it."
+    """Trains a network to paint what is hidden. `weights.save(model.encoder, path)` keeps it.
+
+    ValueError for another network than a ConvNeXt, and for images that are not cut into patches
+    without a rest."""
     if recipe.size: dataset = dataset.at_size(recipe.size)
+    recipe = replace(recipe, mixup=0.0, cutmix=0.0)
     torch.manual_seed(recipe.seed)
     encoder = models.create(recipe.model, len(dataset.classes), **recipe.model_args)
+    if not isinstance(encoder, ConvNeXt): raise ValueError(f"{recipe.model} is no ConvNeXt")
+    for size in {recipe.size_at(e) or dataset.preprocessing.size for e in range(recipe.epochs)}:
+        if size % encoder.total_stride or size == encoder.total_stride:
+            raise ValueError(f"images of {size} px cannot be cut into patches of "
+                             f"{encoder.total_stride} px: choose other sizes")
     model = FCMAE(encoder, decoder_dim)
     optimizer = optim.make_optimizer(model, recipe)
     bf16 = use_bf16(recipe, torch.device("cpu"))

@@ -63,6 +63,9 @@ def _is_v2(ours): return any(".grn." in key for key in ours.state_dict())
 def _torchvision_convnext(ours):
     from torchvision.models.convnext import CNBlockConfig, ConvNeXt
     depths, dims = _convnext_sizes(ours)
+    stem = ours.downsample_layers[0][0]
+    if _is_v2(ours) or (stem.in_channels, ours.stem_stride) != (3, 4):
+        raise ValueError("torchvision has V1 only, for 3 channels and with a stem of stride 4")
     next_dims = [*dims[1:], None]
     stages = [CNBlockConfig(*sizes) for sizes in zip(dims, next_dims, depths)]
     return ConvNeXt(stages, num_classes=ours.head.out_features)
@@ -73,7 +76,8 @@ def _transformers(ours):
     if isinstance(ours, convnext.ConvNeXt):
         kind = "ConvNextV2" if _is_v2(ours) else "ConvNext"
         depths, dims = _convnext_sizes(ours)
-        settings = dict(depths=depths, hidden_sizes=dims, layer_norm_eps=1e-6)
+        settings = dict(depths=depths, hidden_sizes=dims, layer_norm_eps=1e-6,
+                        num_stages=len(depths), patch_size=ours.stem_stride)
     elif isinstance(ours, resnet.ResNet):
         kind = "ResNet"
         settings = _resnet_settings(ours)
@@ -82,18 +86,22 @@ def _transformers(ours):
         stages = ours.features[1::2]
         settings = dict(depths=[len(stage) for stage in stages],
                         num_heads=[stage[0].attn.heads for stage in stages],
-                        embed_dim=ours.features[0][0].out_channels, drop_path_rate=0.0)
+                        embed_dim=ours.features[0][0].out_channels, drop_path_rate=0.0,
+                        window_size=stages[0][0].attn.window,
+                        patch_size=ours.features[0][0].stride[0])
     make_config = getattr(transformers, f"{kind}Config")
     make_network = getattr(transformers, f"{kind}ForImageClassification")
     head = ours.fc if kind == "ResNet" else ours.head
-    config = make_config(num_labels=head.out_features, **settings)
+    config = make_config(num_labels=head.out_features, num_channels=ours.in_chans, **settings)
     return make_network(config)
 
 def _resnet_settings(ours):
     stages = [ours.layer1, ours.layer2, ours.layer3, ours.layer4]
+    if ours.total_stride != 32: raise ValueError("transformers' ResNet has a stem of stride 4")
     basic = isinstance(stages[0][0], resnet.BasicBlock)
-    first_width = 64 if basic else 256
-    return dict(depths=[len(stage) for stage in stages],
+    width = ours.conv1.out_channels
+    first_width = width if basic else 4 * width
+    return dict(depths=[len(stage) for stage in stages], embedding_size=width,
                 layer_type="basic" if basic else "bottleneck",
                 hidden_sizes=[first_width * 2**i for i in range(4)])
 
@@ -107,7 +115,8 @@ def _isotropic(ours):
     head = OrderedDict(pool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(),
                        norm=nn.LayerNorm(dim, eps=1e-6),
                        fc=nn.Linear(dim, ours.head.out_features))
-    return nn.Sequential(OrderedDict(stem=nn.Conv2d(3, dim, 16, 16), blocks=nn.Sequential(*blocks),
+    stem = nn.Conv2d(ours.in_chans, dim, ours.total_stride, ours.total_stride)
+    return nn.Sequential(OrderedDict(stem=stem, blocks=nn.Sequential(*blocks),
                                      head=nn.Sequential(head)))
 
 # %% ../nbs/510_peers.ipynb #aa010475

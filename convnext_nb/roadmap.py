@@ -287,7 +287,7 @@ class Network(nn.Module):
         super().__init__()
         self.step = step
         self.in_chans = in_chans
-        self.total_stride = stem_stride * 8
+        self.total_stride = stem_stride * 2 ** (len(step.depths) - 1)
         parts = _parts(step, num_classes, in_chans, stem_stride, drop_path)
         for name, part in parts.items(): _register(self, name, part)
         self.order = list(parts)
@@ -355,8 +355,9 @@ def build(
     for word in unknown: explain_word("build", word, [*signature(build).parameters, *names])
     if unknown:
         raise ValueError(f"no field {', '.join(unknown)} in Step; there are: {', '.join(names)}")
-    if width_mult != 1: changes["width"] = max(8, int(made.width * width_mult / 8 + 0.5) * 8)
     made = replace(made, **changes)
+    if width_mult != 1:
+        made = replace(made, width=max(8, int(made.width * width_mult / 8 + 0.5) * 8))
     _check(made, stem_stride)
     return Network(made, num_classes, in_chans, stem_stride, drop_path)
 

@@ -143,6 +143,7 @@ def unwrap(state: dict | nn.Module) -> dict[str, torch.Tensor]:
         state = {keys.inner_key(key.removeprefix("module.")): t for key, t in state.items()}
     return state
 
+# %% ../nbs/210_weights.ipynb #hastensors
 def _has_tensors(value):
     "Whether there are tensors in `value`, however deep; a configuration has none."
     if isinstance(value, (torch.Tensor, nn.Module)): return True

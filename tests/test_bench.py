@@ -1,5 +1,6 @@
 """The benchmark's choices."""
 import json
+from contextlib import ExitStack
 from types import SimpleNamespace
 
 import pytest
@@ -60,6 +61,25 @@ def test_a_contestant_that_ends_is_named(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="timm, fp32, channels last.* has ended: no memory left"):
         runner()
     runner.close()
+    runner = bench.Runner(one, bench.plain_recipe(bench.timed_preset("cpu")), 1, tmp_path)
+    runner.process.wait()  # it ends before it is asked
+    with pytest.raises(ValueError, match="has ended: no memory left"), ExitStack() as stack:
+        stack.callback(runner.close)
+        runner()
+
+
+def test_passes_and_steps_of_one_network_keep_their_modes():
+    torch.manual_seed(0)
+    net = convnext.ConvNeXt((1, 1), (8, 16), 4, drop_path=0.5)  # fewer classes than ten
+    x, seen = torch.randn(2, 3, 32, 32), []
+    net.register_forward_pre_hook(lambda module, inputs: seen.append(module.training))
+    forward, step = clock.pass_of(net, x), clock.step_of(net, x, False)
+    for run in (forward, step, forward, step): run()
+    assert seen == [False, True] * 2
+
+
+def test_a_product_that_cannot_be_cut():
+    with pytest.raises(ValueError, match="multiple of 128"): clock.product_speed(n=1000)
 
 
 @pytest.mark.parametrize("kind", ["mps", "cuda", "cpu"])

@@ -5,10 +5,12 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+import torch
 
 from convnext_nb import draw
 from convnext_nb.convnext import ConvNeXt
 from convnext_nb.roadmap import steps
+from convnext_nb.swin import Swin
 
 ROOT = Path(__file__).resolve().parent.parent
 SVG = "{http://www.w3.org/2000/svg}"
@@ -95,3 +97,33 @@ def test_each_step_is_found_by_its_name(step):
     assert re.search(r"maps|shapes", code) and "test_eq" in code
     assert re.search(r"check_cost\(|paper_table\(", code)
     for heading in ("## Does it train?", "## Exercises", "## Recap"): assert heading in headings
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_any_precision_is_drawn_alike(dtype):
+    net = ConvNeXt((1, 1), (8, 16), 10)
+    plain = draw.network(net).svg(), draw.block(net).svg()
+    assert (draw.network(net.to(dtype)).svg(), draw.block(net).svg()) == plain
+
+
+@pytest.mark.parametrize("stages", [1, 4, 5, 7])
+@pytest.mark.parametrize("features", [False, True])
+def test_networks_of_any_length_are_drawn_whole(stages, features):
+    net = ConvNeXt((1,) * stages, (8,) * stages, 10, features=features)
+    picture = draw.network(net, size=512)
+    drawn = ElementTree.fromstring(picture.svg())
+    points = [float(p.split(",")[0]) for e in drawn.iter(SVG + "polygon")
+              for p in e.get("points").split()]
+    assert max(points) <= picture.width
+    assert ("head:" in picture.description) == (not features)
+
+
+def test_a_network_for_another_size():
+    net = Swin((2, 2), 16, (1, 2), num_classes=3, img_size=64)
+    assert "16×16" in draw.network(net, size=64).svg()
+    assert draw.block(net, size=64).svg()
+
+
+def test_large_numbers_are_rounded_before_their_unit():
+    assert [draw._large(n) for n in (999, 999_400, 999_700, 1e6, 999_999_999)] == [
+        "999", "999 k", "1 M", "1 M", "1 G"]

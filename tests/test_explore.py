@@ -1,10 +1,11 @@
 """Exercises that answer: right and wrong answers of every kind, hints in stages."""
+import ipywidgets as widgets
 import numpy as np
 import pytest
 import torch
 
 from convnext_nb import explore
-from convnext_nb.explore import checker
+from convnext_nb.explore import checker, play, press
 
 RIGHT_AND_WRONG = [
     (42, [42, 42.0, torch.tensor(42)], [41, 43, 0, -42, 420, float("nan"), "42", None, (42,), 42j]),
@@ -21,6 +22,8 @@ RIGHT_AND_WRONG = [
     ((192, 384, 3), [(192, 384, 3), [192, 384, 3], torch.Size((192, 384, 3))],
      [(192, 384), (384, 192, 3), 192, None]),
     ((0.5, 0.0), [(0.5, 0.0)], [(0.5, 99.5), 0.5]),
+    ([1, 2], [[1, 2], (1, 2), np.array([1, 2]), torch.tensor([1, 2])], [[2, 1], 1, [1]]),
+    (((1, 2), (3, 4)), [np.array([[1, 2], [3, 4]]), [(1, 2), [3, 4]]], [((1, 2),), [1, 2, 3, 4]]),
 ]
 
 
@@ -97,3 +100,44 @@ def test_the_present_value_is_among_the_choices_of_a_page():
     control = explore.play(lambda x=0.35: str(x), x=(0.0, 1.0, 0.05)).controls["x"]
     found = explore._choices(control)
     assert "0.35" in found and len(found) == 10
+
+
+@pytest.mark.parametrize("make", [
+    lambda: widgets.IntText(3), lambda: widgets.FloatText(3.0),
+    lambda: widgets.BoundedFloatText(0.5, min=0, max=1),
+    lambda: widgets.IntRangeSlider(value=(2, 5)),
+    lambda: widgets.SelectMultiple(options=["a", "b"], value=["a"]),
+    lambda: widgets.SelectionRangeSlider(options=["a", "b", "c"]), lambda: widgets.Text("words"),
+    lambda: widgets.Dropdown(options={"one": 1, "two": 2}),
+    lambda: widgets.Dropdown(options=[("one", 1), ("two", 2)])])
+def test_any_widget_has_a_page_without_a_kernel(make):
+    asked = []
+    toy = play(lambda it: asked.append(it) or f"it is {it}", it=make())
+    kind = type(toy.controls["it"].value)
+    assert f"it is {toy.controls['it'].value}" in toy.without_kernel()
+    assert {type(value) for value in asked} == {kind}
+    if "Dropdown" in type(toy.controls["it"]).__name__: assert asked[-1] == 2
+
+
+def test_a_run_that_is_stopped_says_so():
+    def count(to):
+        yield "one"
+        if to == 3: raise RuntimeError
+    toy = press(count, "count", to=[2, 3])
+    toy.controls["to"].value = 2
+    toy.run()
+    assert toy.said == "A run with to 2."
+    toy.controls["to"].value = 3
+    with pytest.raises(RuntimeError): toy.run()
+    assert toy.said == "An unfinished run with to 3." and not toy.button.disabled
+
+
+def test_a_flipbook_in_a_flipbook():
+    inner = explore.flipbook(str, object=[1, 2])
+    with pytest.raises(ValueError, match="a page holds a flipbook"):
+        explore.flipbook(lambda a: inner, a=["x", "y"])
+
+
+def test_tiny_numbers_are_not_zero():
+    table = explore.html_table([{"x": 1e-6, "y": 0.0}, {"x": 1234.5, "y": 0.25}])
+    assert ">1.0e-06<" in table and ">1,234.5<" in table and ">0.00<" in table

@@ -1,14 +1,15 @@
 """Painting hidden patches: every field of the recipe counts, and any data set will do."""
 from dataclasses import replace
 
+import pytest
 import torch
 from archives import picture, write_folder
 from training import RECIPE, dataset
 
 from convnext_nb import convnext, fcmae, folders, optim
 
-PAINT = replace(RECIPE, epochs=1, model_args=dict(depths=(1, 1, 1, 1), dims=(8, 8, 16, 16),
-                                                  grn=True, layer_scale=None))
+PAINT = replace(RECIPE, epochs=1, model_args=dict(
+    depths=(1, 1, 1, 1), dims=(8, 8, 16, 16), grn=True, layer_scale=None, stem_stride=2))
 
 
 def test_fewer_images_than_a_batch():
@@ -48,3 +49,37 @@ def test_streamed_pictures_are_cropped(tmp_path, monkeypatch):
     torch.manual_seed(0)
     fcmae.pretrain(replace(PAINT, batch_size=4, augment="resized_crop flip"), streamed)
     assert seeds and None not in seeds
+
+
+@pytest.mark.parametrize("side", [2, 3, 14])
+@pytest.mark.parametrize("ratio", [0.001, 0.1, 0.6, 0.9, 0.999])
+def test_something_is_hidden_and_something_seen(side, ratio):
+    hidden = fcmae.draw_mask(5, side, ratio).flatten(1).sum(1)
+    assert len(hidden.unique()) == 1 and 1 <= hidden[0] <= side**2 - 1
+    if 1 <= ratio * side**2 <= side**2 - 1: assert hidden[0] == round(ratio * side**2)
+    with pytest.raises(ValueError, match="one patch"): fcmae.draw_mask(5, 1, ratio)
+
+
+def test_nothing_is_mixed(monkeypatch):
+    plain = fcmae.pretrain(PAINT, dataset(8))[1]
+    assert fcmae.pretrain(replace(PAINT, mixup=0.2, cutmix=1.0), dataset(8))[1] == plain
+
+
+@pytest.mark.parametrize("change, said", [
+    (dict(sizes=((0, 64), (0.5, 72))), "images of 72 px cannot be cut into patches of 16 px"),
+    (dict(size=16), "images of 16 px cannot be cut"),
+    (dict(model="resnet18", model_args={}), "resnet18 is no ConvNeXt"),
+    (dict(model="roadmap/sep_ds", model_args=dict(width_mult=0.1)), "sep_ds is no ConvNeXt")])
+def test_what_cannot_be_painted_is_refused_at_once(change, said, monkeypatch):
+    monkeypatch.setattr(fcmae, "batches", None)  # before any is asked for
+    with pytest.raises(ValueError, match=said):
+        fcmae.pretrain(replace(PAINT, epochs=2, **change), dataset(8))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_any_precision_can_be_masked(dtype):
+    net = convnext.ConvNeXt(num_classes=4, **PAINT.model_args).to(dtype)
+    x, hidden = torch.randn(2, 3, 64, 64, dtype=dtype), fcmae.draw_mask(2, 4)
+    y = fcmae.encode(net, x, hidden)
+    assert y.dtype == dtype and not y[hidden.expand_as(y)].any() and y.any()
+    assert fcmae.paint(fcmae.FCMAE(net, 8).to(dtype), x, hidden).dtype == dtype

@@ -441,3 +441,48 @@ def test_a_builder_takes_other_depths_and_widths(build):
 def test_a_stem_has_one_norm():
     with pytest.raises(ValueError, match="stem_norm=True needs stem='patchify'"):
         roadmap.build("base", stem_norm=True)
+
+
+@pytest.mark.parametrize("library, make", [
+    ("timm", lambda: convnext.ConvNeXt((1, 1, 1, 1), (8, 16, 24, 32), 5, 1, stem_stride=2)),
+    ("transformers", lambda: convnext.ConvNeXt((1, 1, 1), (8, 16, 24), 5, stem_stride=2)),
+    ("transformers", lambda: convnext.ConvNeXt((1,) * 5, (8,) * 5, 5, grn=True, layer_scale=None)),
+    ("transformers", lambda: convnext.ConvNeXt((1, 1, 1, 1), (8, 16, 24, 32), 5, in_chans=1)),
+    ("transformers", lambda: resnet.ResNet(resnet.BasicBlock, (1, 1, 1, 1), 5, width=8)),
+    ("transformers", lambda: resnet.ResNet(resnet.Bottleneck, (1, 2, 1, 1), 5, width=8)),
+    ("transformers", lambda: swin.Swin((2, 2, 2, 2), 12, (1, 2, 3, 4), 5, window=4)),
+    ("timm", lambda: convnext.ConvNeXtIsotropic(2, 16, 5, in_chans=1, stem_stride=8))])
+def test_networks_of_any_size_in_other_libraries(library, make):
+    ours = weights.randomize(make()).eval()
+    x = torch.randn(2, ours.in_chans, 128, 128, generator=torch.Generator().manual_seed(0))
+    theirs = peers.with_our_weights(ours, library)
+    with torch.inference_mode():
+        y = theirs(x)
+        assert gap(ours(x), getattr(y, "logits", y)) < 1e-5
+
+
+@pytest.mark.parametrize("library, make", [
+    ("torchvision", lambda: convnext.ConvNeXt(grn=True, layer_scale=None)),
+    ("torchvision", lambda: convnext.ConvNeXt(stem_stride=2)),
+    ("torchvision", lambda: convnext.ConvNeXt(in_chans=1)),
+    ("transformers", lambda: resnet.resnet18(stem_stride=2))])
+def test_what_a_library_does_not_have_is_an_error(library, make):
+    with torch.device("meta"): ours = make()
+    with pytest.raises(ValueError, match="stem of stride 4"): peers.build_peer(ours, library)
+
+
+def test_a_width_is_multiplied():
+    for given in (dict(width=128), {}):
+        base = given.get("width", 64)
+        assert roadmap.build("base", width_mult=0.5, **given).step.width == base // 2
+
+
+@pytest.mark.parametrize("depths", [(1,), (1, 1), (1,) * 5])
+@pytest.mark.parametrize("step", ["base", "sep_ds"])
+def test_the_total_stride_is_that_of_the_stages(step, depths):
+    net = roadmap.build(step, num_classes=3, depths=depths, width=8).eval()
+    stride = net.total_stride
+    assert stride == 4 * 2 ** (len(depths) - 1)
+    assert net(torch.randn(1, 3, stride, stride)).shape == (1, 3)
+    with pytest.raises(ValueError, match=f"total stride of {stride}"):
+        net(torch.randn(1, 3, stride - 1, stride - 1))
