@@ -293,8 +293,7 @@ class Press(Play):
                 self.view.value = to_html(thing)
                 self.said = f"An unfinished run with {settings}."
             self.said = f"A run with {settings}."
-        finally:
-            self.button.disabled = False
+        finally: self.button.disabled = False
 
     def shown_at(self, **values) -> str:
         "The HTML at the end of a run with these values of controls; then all is as before."

@@ -123,11 +123,7 @@ def pretrain(
     recipe = replace(recipe, mixup=0.0, cutmix=0.0)
     torch.manual_seed(recipe.seed)
     encoder = models.create(recipe.model, len(dataset.classes), **recipe.model_args)
-    if not isinstance(encoder, ConvNeXt): raise ValueError(f"{recipe.model} is no ConvNeXt")
-    for size in {recipe.size_at(e) or dataset.preprocessing.size for e in range(recipe.epochs)}:
-        if size % encoder.total_stride or size == encoder.total_stride:
-            raise ValueError(f"images of {size} px cannot be cut into patches of "
-                             f"{encoder.total_stride} px: choose other sizes")
+    _check_paintable(encoder, recipe, dataset)
     model = FCMAE(encoder, decoder_dim)
     optimizer = optim.make_optimizer(model, recipe)
     bf16 = use_bf16(recipe, torch.device("cpu"))
@@ -152,3 +148,12 @@ def pretrain(
             found.append(loss.item())
         losses.append(sum(found) / len(found))
     return model.eval(), losses
+
+# %% ../nbs/185_v2.ipynb #paintable
+def _check_paintable(encoder, recipe, dataset):
+    if not isinstance(encoder, ConvNeXt): raise ValueError(f"{recipe.model} is no ConvNeXt")
+    patch = encoder.total_stride
+    for size in {recipe.size_at(e) or dataset.preprocessing.size for e in range(recipe.epochs)}:
+        if size % patch or size == patch:
+            raise ValueError(f"images of {size} px cannot be cut into patches of {patch} px: "
+                             "choose other sizes")
