@@ -10,6 +10,7 @@ __all__ = ['URL', 'MD5', 'KNOWN', 'left_behind', 'Archive', 'Layout', 'tiny_imag
 import errno
 import fcntl
 import hashlib
+import json
 import os
 import time
 import urllib.error
@@ -232,7 +233,11 @@ def find_tiny_imagenet() -> Path | None:
     for home in (data_home(), Path("data")):
         for name in ("tiny-imagenet-200.zip", "tiny-imagenet-200"):
             if (home / name).exists(): return home / name
-        for meta in sorted(home.glob("tiny-imagenet-200-*-*/meta.json")): return meta.parent
+        for meta in sorted(home.glob("tiny-imagenet-200-*-*/meta.json")):
+            try: packed = json.loads(meta.read_text())
+            except ValueError: continue  # damaged
+            if packed["name"] == "Tiny-ImageNet" and len(packed["classes"]) == 200:
+                return meta.parent  # and no folder of pictures that is called like that
     return None
 
 # %% ../nbs/224_archive.ipynb #761f22b2

@@ -154,6 +154,7 @@ def cnx_train(
     dataset = folders.StreamedFolder(data, stream) if stream else load_data(data, json, size)
     chosen, dataset = settle(recipe, dataset, classes, holdout, device)
     final = changed(chosen, epochs, args, fields, options)
+    size_for(final, stream)
     print(f"{final.model}, {final.epochs} epochs of {dataset}", file=sys.stderr)
     run = train.fit(final, dataset, out, device, watch=watch)[1]
     if int(os.environ.get("RANK", 0)) == 0: print_run(run, json)  # the first of several processes
@@ -179,9 +180,11 @@ def set_up_device(word: str) -> str:
 # %% ../nbs/430_cli.ipynb #3d79e2d6
 def settle(recipe, dataset, classes, holdout, device):
     "The recipe of that name, and the part of the data that is asked for."
-    if recipe == "auto" and not classes: chosen, dataset = train.plan(dataset, device)
-    else: chosen = recipe_by_name("pocket" if recipe == "auto" else recipe)
     if classes: dataset = dataset.select(classes)
+    if recipe == "auto":
+        chosen, part = train.plan(dataset, device)
+        if not classes: dataset = part
+    else: chosen = recipe_by_name(recipe)
     return chosen, dataset.hold_out(holdout) if holdout else dataset
 
 def changed(recipe, epochs, model_args, fields, options) -> train.Recipe:
@@ -280,8 +283,9 @@ def cnx_eval(
 def restored(run: str) -> dict:
     "What `models.restore` finds: the `weights`, and their average `ema` if the run kept one."
     nets = {"weights": models.restore(run)}
-    average = Path(run).expanduser() / "ema.safetensors"
-    if average.exists(): nets["ema"] = models.restore(run, ema=True)
+    try: folder = runs.load(run).folder
+    except FileNotFoundError: return nets  # a file, or a shipped network
+    if (folder / "ema.safetensors").exists(): nets["ema"] = models.restore(run, ema=True)
     return nets
 
 def facts_of(run: str) -> dict:
@@ -304,8 +308,9 @@ def data_for(word: str, run: str, pre, classes: tuple[str, ...], quiet=False) ->
 def split_of(dataset: data.Dataset, part: str, run: str) -> tuple[data.Split, data.Split | None]:
     "The images to measure, and those that the run learned from (None if they are the same)."
     if part == "test": raise ValueError(f"{dataset.name} has no test images: choose another --part")
-    held = facts_of(run)["holdout"]
-    few = dataset.hold_out(held) if held else dataset
+    facts = facts_of(run)
+    held = facts["holdout"]
+    few = dataset.hold_out(held, facts["holdout_seed"]) if held else dataset
     if part == "holdout" and not held:
         raise ValueError(f"{run} learned from all training images, nothing was held out; train "
                          "with cnx_train --holdout 25 for choices")
@@ -333,7 +338,8 @@ def own_data(word: str, run: str, pre, classes: tuple[str, ...], quiet=False):
     def chosen(dataset): return dataset if dataset.classes == classes else dataset.select(classes)
     try:
         files = chosen(folders.StreamedFolder(word, pre.size, pre.crop))
-        few = files.hold_out(facts["holdout"]) if facts["holdout"] else files
+        held = facts["holdout"]
+        few = files.hold_out(held, facts["holdout_seed"]) if held else files
     except ValueError: return None
     n = len(few.train)  # `plan` once took at most 10,000
     if about.get("train_images") not in (n, min(n, 10_000)): return None

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 from fastcore.basics import patch
-from PIL import ExifTags, Image
+from PIL import Image
 from torch.utils.data import DataLoader, Sampler
 from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms.v2 import functional as F
@@ -29,6 +29,7 @@ from .data import find_pictures, pictures_to_measure
 from convnext_nb.images import (
     Dataset,
     Preprocessing,
+    orientation,
     resize_and_crop,
     train_val_split,
     upright,
@@ -65,7 +66,7 @@ def random_crop(
     A JPEG with far more pixels than that needs is decoded at a half to an eighth of its size."""
     jpeg = image.format in ("JPEG", "MPO")  # the others cannot be decoded at less
     if not jpeg: image = upright(image)
-    sideways = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+    sideways = orientation(image) in (5, 6, 7, 8)
     h, w = image.size if sideways else image.size[::-1]  # when it is upright
     top, left, height, width = _box(h, w, seed)
     if jpeg:

@@ -191,4 +191,5 @@ def packed_at(archive: Archive, *more) -> Path:
             state.append((name, None))
             continue
         state.append((name, stat.st_size, stat.st_mtime_ns))
-    return data_home() / f"{place.stem}-{digest(str(place), more)}-{digest(state)}"
+    stem = place.stem.encode(errors="replace")[:200].decode(errors="ignore")  # a legal name
+    return data_home() / f"{stem}-{digest(str(place), more)}-{digest(state)}"

@@ -25,7 +25,7 @@ from torch import nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from . import augment, checkpoint, data, optim, runs, weights
+from . import augment, checkpoint, cost, data, optim, runs, weights
 from .checkpoint import Interrupted, Job, Saver, delay_interrupt  # noqa: F401
 from .data import Dataset, Split
 from convnext_nb.device import (
@@ -189,6 +189,14 @@ def to_device(
     if sum(len(split) * split.store[:1].nbytes for split in splits.values()) > room: return dataset
     return replace(dataset, **{name: split.to(device) for name, split in splits.items()})
 
+@torch.no_grad()
+def _check_sizes(recipe, dataset):
+    "Raises ValueError, before the first step, if the network cannot take a size that comes later."
+    net = cost.on_meta(create, recipe.model, len(dataset.classes), **recipe.model_args).eval()
+    full = dataset.preprocessing.size
+    for size in {full} | {recipe.size_at(epoch) or full for epoch in range(recipe.epochs)}:
+        net(torch.empty(1, cost.input_channels(net), size, size, device="meta"))
+
 def _network(recipe, dataset, begun):
     "The recipe's network, with fresh weights, or with those it starts from if that is to come."
     model = create(recipe.model, len(dataset.classes), **recipe.model_args)
@@ -210,6 +218,7 @@ def prepare(
     accelerator = make_accelerator(device)
     device = accelerator.device if accelerator else torch.device(device or best_device())
     if recipe.size: dataset = dataset.at_size(recipe.size)
+    _check_sizes(recipe, dataset)
     set_up(device)
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
@@ -362,6 +371,8 @@ def evaluate_job(
     preprocessing = job.dataset.preprocessing
     if size: preprocessing = replace(preprocessing, size=size)
     at_once = job.micro_batch or 512
+    if job.device.type == "cpu":  # batch norm takes the whole batch in training, but not here
+        at_once = min(at_once, max(8, 2**21 // preprocessing.size**2))
     def measured(images): return evaluate(model, images, preprocessing, at_once, job.bf16)
     if not job.accelerator: return measured(split)
     from accelerate.utils import broadcast
@@ -422,12 +433,15 @@ def end_epoch(job: Job, run: runs.Run, saver: Saver, watch: Callable | None = No
     if watch: watch(run)
 
 # %% ../nbs/280_train.ipynb #62563cbc
+def _checksum(split): return zlib.crc32(split.labels.cpu().numpy())
+
 def describe(recipe: Recipe, dataset: Dataset) -> dict:
     "What `recipe.json` holds: the recipe, and what a network must remember about its images."
     return dict(recipe=recipe.to_dict(), data=dict(
         name=dataset.name, source=dataset.source, kind=dataset.kind, holdout=dataset.holdout,
-        streamed=dataset.streamed, classes=list(dataset.classes),
-        train_images=len(dataset.train), val_images=len(dataset.val),
+        holdout_seed=dataset.holdout_seed, streamed=dataset.streamed,
+        classes=list(dataset.classes), train_images=len(dataset.train),
+        val_images=len(dataset.val), labels=[_checksum(dataset.train), _checksum(dataset.val)],
         preprocessing=dataset.preprocessing.to_dict()))
 
 def resume(job: Job, run: runs.Run):
@@ -452,7 +466,7 @@ def resume(job: Job, run: runs.Run):
 def _set_threads(job):
     "Takes as many threads as the run has had so far; a new run, as many as there are free cores."
     if job.device.type != "cpu" or job.accelerator: return  # a launcher has decided
-    so_far = job.machines[-1].get("threads") if job.machines else None
+    so_far = max((machine.get("threads") or 0 for machine in job.machines), default=0)
     torch.set_num_threads(min(so_far, usable_cores()) if so_far else choose_threads())
 
 # %% ../nbs/280_train.ipynb #fdd62854
@@ -461,9 +475,10 @@ def _check_same_data(job, run):
     saved = run.recipe["data"]
     facts = data.data_facts(saved)  # kind, holdout, streamed: an older run tells them in words
     now = describe(job.recipe, job.dataset)["data"]
-    if now | saved | facts != now:  # what an older run does not tell is left out
-        raise ValueError(f"{run.folder} holds a run on other data ({saved['source']}); "
-                         "use another folder, or delete it")
+    known = now | saved | facts  # what an older run does not tell is left out
+    if differ := [key for key in now if known[key] != now[key]]:
+        raise ValueError(f"{run.folder} holds a run on other data ({saved['source']}; not the same "
+                         f"{', '.join(differ)}); use another folder, or delete it")
 
 def _check_metrics(job, run):
     "Raises ValueError if lines are lost: the rest would be cut off, and the run end without them."
@@ -554,8 +569,8 @@ def fit(
     _check_splits(dataset)
     run = runs.Run(Path(folder).expanduser())
     if recipe.compile and not run.evidence: check_compiler(device or best_device())
-    run.make()
     job = prepare(recipe, dataset, device, begun=(run.folder / "checkpoint.pt").exists())
+    run.make()
     threads = torch.get_num_threads()
     writes = job.rank == 0 and not run.evidence
     try:

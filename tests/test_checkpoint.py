@@ -359,3 +359,41 @@ def test_in_jupyter_an_interrupt_is_one_line(whole, tmp_path):
         client.stop_channels()
         manager.shutdown_kernel(now=True)
     assert_same(whole, fit(tmp_path / "run"))
+
+
+def test_other_labels_and_another_hold_out_are_refused(tmp_path):
+    patch = interrupted(train, "train_epoch", 1)
+    with pytest.raises(Killed):
+        fit(tmp_path, what=dataset(40).hold_out(2, seed=0))
+    patch.undo()
+    with pytest.raises(ValueError, match="other data .*not the same holdout_seed"):
+        fit(tmp_path, what=dataset(40).hold_out(2, seed=1))
+    turned = dataset(40)
+    turned.train.labels.copy_(3 - turned.train.labels)
+    with pytest.raises(ValueError, match="other data .*not the same labels"):
+        fit(tmp_path, what=turned.hold_out(2, seed=0))
+    fit(tmp_path, what=dataset(40).hold_out(2, seed=0))
+
+
+@pytest.mark.parametrize("change, said", [
+    (dict(sizes=((0, 32), (0.5, 16))), "image of 16x16 px is smaller"),
+    (dict(model="swin", model_args=dict(depths=(2, 2), dim=8, heads=(1, 2), img_size=64),
+          sizes=((0.0, 64),)), "img_size")])
+def test_a_size_that_does_not_fit_is_told_before_the_first_step(change, said, tmp_path):
+    with pytest.raises(ValueError, match=said):
+        fit(tmp_path / "run", replace(RECIPE, **change))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_start_that_fails_leaves_no_folder(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        fit(tmp_path / "run", replace(RECIPE, start=str(tmp_path / "missing.safetensors")))
+    assert not (tmp_path / "run").exists()
+
+
+def test_networks_with_batch_norm_are_measured_in_parts_on_a_cpu(monkeypatch):
+    asked = []
+    monkeypatch.setattr(train, "evaluate", lambda *args: asked.append(args[3]))
+    job = train.prepare(replace(RECIPE, model="resnet18", model_args={}), dataset(), "cpu")
+    for size in (32, 64, 224, 512): train.evaluate_job(job, job.model, job.dataset.val, size)
+    assert asked == [512, 512, 41, 8]

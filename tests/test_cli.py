@@ -611,3 +611,23 @@ def test_measuring_and_predicting_set_up_the_device(start, monkeypatch):
     monkeypatch.setattr(cli.train, "set_up", set_up)
     with pytest.raises(SystemExit): start()
     assert asked == ["cpu"]
+
+
+@pytest.mark.parametrize("kind, recipe", [("folder", "finetune"), ("shapes", "pocket")])
+def test_fewer_classes_do_not_change_the_recipe(kind, recipe):
+    whole = replace(data.Shapes(40, 20), kind=kind)
+    for classes in (0, 5):
+        chosen, some = cli.settle("auto", whole, classes, 0, "cpu")
+        assert chosen == PRESETS[recipe] and len(some.classes) == (classes or 10)
+    tiny = replace(whole, kind="tiny-imagenet")
+    assert len(cli.settle("auto", tiny, 7, 0, "cpu")[1].classes) == 7
+
+
+def test_the_average_of_a_run_is_found_by_its_name(small_run, tmp_path, monkeypatch):
+    folder = tmp_path / "runs" / "family" / "one"
+    shutil.copytree(small_run[0], folder)
+    shutil.copy(folder / "model.safetensors", folder / "ema.safetensors")
+    monkeypatch.chdir(tmp_path)
+    for name in ("family/one", "runs/family/one", str(folder)):
+        assert list(cli.restored(name)) == ["weights", "ema"]
+    assert list(cli.restored("atto_tiny200")) == ["weights"]

@@ -1,6 +1,7 @@
 """Own pictures, one word for all data, and the real Tiny-ImageNet where it is."""
 import io
 import json
+import os
 import random
 import shutil
 import time
@@ -440,3 +441,23 @@ def test_real_images_and_labels_agree_with_the_files(tiny):
         assert wnid[part.labels[i]] == k, name
         expected = Image.open(io.BytesIO(files.read(name))).convert("RGB")
         assert np.array_equal(part.store[i], np.array(expected)), name
+
+
+def test_a_folder_called_like_tiny_imagenet_is_not_taken_for_it(tmp_path, home, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data.ImageFolder(write_folder(tmp_path / "tiny-imagenet-200-mine", own_files()))
+    packed = list(home.glob("tiny-imagenet-200-*-*/meta.json"))
+    assert len(packed) == 1 and data.find_tiny_imagenet() is None
+    meta = json.loads(packed[0].read_text())
+    meta |= dict(name="Tiny-ImageNet", classes=["a"] * 200)
+    packed[0].write_text(json.dumps(meta))
+    assert data.find_tiny_imagenet() == packed[0].parent
+    packed[0].write_text("{damaged")
+    assert data.find_tiny_imagenet() is None
+
+
+@pytest.mark.parametrize("name", [os.fsdecode(b"b\xe4ume"), "\u8a9e" * 80, "x" * 250, "a.b"],
+                         ids=["not UTF-8", "wide", "long", "dot"])
+def test_folders_of_any_name(name, tmp_path):
+    own = data.ImageFolder(write_folder(tmp_path / name, own_files()))
+    assert len(own.train) == 8 and data.ImageFolder(tmp_path / name).train.images.any()

@@ -133,6 +133,23 @@ def test_a_resumed_run_keeps_its_choice(tmp_path, monkeypatch):
     assert again[1].evidence["micro_batch"] == 3
 
 
+def test_a_run_that_moves_to_another_device_takes_what_suits_that(tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "choose_micro_batch", lambda *args: 3)
+    for asked, found in (("auto", 5), (3, 3)):
+        patch = interrupted(train, "train_epoch", 1)
+        with pytest.raises(Killed):
+            fit(tmp_path / str(asked), replace(SPLIT, micro_batch=asked))
+        patch.undo()
+        path = tmp_path / str(asked) / "checkpoint.pt"
+        state = torch.load(path, weights_only=True)
+        state["machines"][-1]["device_type"] = "cuda"  # as if it had begun there
+        torch.save(state, path)
+        job = train.prepare(replace(SPLIT, micro_batch=asked), dataset(), "cpu")
+        job.micro_batch = 5
+        checkpoint.load(path, job)
+        assert job.micro_batch == found
+
+
 @pytest.mark.parametrize("asked", ["auto", None])
 def test_a_run_from_before_goes_on_with_whole_batches(asked, tmp_path, monkeypatch):
     monkeypatch.setattr(train, "choose_micro_batch", lambda *args: 3)  # what it would be now
@@ -366,3 +383,13 @@ def test_the_state_says_what_was_chosen(tmp_path):
     job = one_step(3)
     checkpoint.save(tmp_path / "c.pt", job)
     assert torch.load(tmp_path / "c.pt")["micro_batch"] == 3
+
+
+def test_threads_of_a_run_that_was_resumed_on_fewer_cores(monkeypatch):
+    monkeypatch.setattr(train, "usable_cores", lambda: 4)
+    job = train.prepare(FULL, dataset(), "cpu")
+    job.machines = [dict(device_type="cpu", threads=4), dict(device_type="cpu", threads=2)]
+    set_to = []
+    monkeypatch.setattr(torch, "set_num_threads", set_to.append)
+    train._set_threads(job)
+    assert set_to == [4]

@@ -338,3 +338,23 @@ def test_crop_flip_obeys_its_generator_and_refuses_nonsense():
     for padding in (-1, 9):
         with pytest.raises(ValueError, match="0 up to below the image's side 9"):
             images.crop_flip(x, padding=padding)
+
+
+@pytest.mark.parametrize("damaged", [b"Exif\0\0garbage!garbage!", b"Exif\0\0II*\0", b"Exif\0\0"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_damaged_exif_says_nothing(damaged, kind):
+    def written(**more):
+        file = io.BytesIO()
+        Image.new("RGB", (80, 60), "red").save(file, kind, dpi=(72, 72), **more)
+        return Image.open(file)
+    plain = images.upright(written())
+    assert images.upright(written(exif=damaged)).tobytes() == plain.tobytes()
+    crops = [folders.random_crop(written(**more), 32, 0) for more in ({}, dict(exif=damaged))]
+    assert torch.equal(*crops)
+
+
+def test_which_images_are_held_out_is_remembered():
+    few = [Shapes(80, 8).hold_out(2, seed) for seed in (0, 1)]
+    assert [d.holdout_seed for d in few] == [0, 1]
+    assert not torch.equal(few[0].val.rows, few[1].val.rows)
+    assert images.data_facts(dict(source="; val: 2 training images a class"))["holdout_seed"] == 0

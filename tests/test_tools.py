@@ -1,7 +1,10 @@
 """The scripts in tools/: what they make, and that they notice faults."""
 import json
+import os
 import re
 import sys
+from argparse import Namespace
+from concurrent.futures import wait
 from dataclasses import replace
 
 import answers
@@ -10,11 +13,13 @@ import docs
 import headline
 import kills
 import nbformat
+import places
 import plain_install
 import pytest
 import results
 import seen
 import torch
+import train as train_tool
 from docs import broken_links, code_cell, contents, convert, markdown, wrong_names
 from execute import execute
 from nbdev.config import get_config
@@ -431,3 +436,46 @@ def test_facts_of_a_family_with_an_unfinished_run_and_without_git(tmp_path, smal
         runs.write_json(run.folder / "recipe.json", small_run.recipe)
     runs.write_json(tmp_path / "whole/evidence.json", small_run.evidence)
     assert results.facts(tmp_path)[0].startswith("- Runs: 1 (")
+
+
+def test_places_are_meant_from_where_the_user_stands(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("TINY_IMAGENET", "data/tiny.zip")
+    monkeypatch.setenv("CONVNEXT_NB_DATA", "~/packed")
+    places.set_places()
+    assert os.environ["TINY_IMAGENET"] == str(tmp_path / "data/tiny.zip")
+    assert os.environ["CONVNEXT_NB_DATA"] == str(tmp_path / "home/packed")
+    monkeypatch.setenv("TINY_IMAGENET", "")
+    places.set_places()
+    assert os.environ["TINY_IMAGENET"] == ""
+
+
+def test_make_train_takes_places_from_home_and_no_data_as_auto(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "pets").mkdir()
+    asked = []
+    monkeypatch.setattr(train_tool, "run", lambda source, target: asked.append(
+        (os.environ["DATA"], target)) or 0)
+    for words, found in (("~/pets", str(tmp_path / "pets")), ("", "auto")):
+        monkeypatch.setattr(sys, "argv", ["train.py", "--data", words, "--out", "~/results"])
+        assert train_tool.main() == 0
+        assert asked.pop() == (found, tmp_path / "results" / "320_final.ipynb")
+
+
+def test_an_interrupt_before_the_kernel_works_is_not_lost(tmp_path, capsys, monkeypatch):
+    cells = [new_code_cell("import time\nprint('begun')\ntime.sleep(60)\nprint('ended')")]
+    nbformat.write(new_notebook(cells=cells), tmp_path / "a.ipynb")
+    calls = []
+    def interrupted(jobs, timeout=None):
+        calls.append(timeout)
+        if len(calls) == 1: raise KeyboardInterrupt  # before there is a kernel
+        return wait(jobs, timeout)
+    monkeypatch.setattr(train_tool, "wait", interrupted)
+    assert run(tmp_path / "a.ipynb", tmp_path / "b.ipynb") == 130
+    assert "ended" not in capsys.readouterr().out
+
+
+def test_without_git_nothing_passes(monkeypatch):
+    monkeypatch.setattr(check, "call", lambda *args, **kwargs: Namespace(returncode=128, stdout=""))
+    with pytest.raises(SystemExit, match="git does not say"): check.files()

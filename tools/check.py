@@ -10,12 +10,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from places import set_places
+
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 OUT = ROOT / "out"
 WORKERS = 2
 LIMIT = 300  # seconds a notebook may take
 
+set_places()
 ENV = {k: v for k, v in os.environ.items() if k not in ("IN_TEST", "DATA", "OUT")}
 ENV["PATH"] = f"{BIN}{os.pathsep}{ENV['PATH']}"
 THREADS = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // WORKERS))}
@@ -49,6 +52,8 @@ def call(*command, env=ENV, **kwargs):
 def files() -> dict[str, str]:
     "The contents, as hashes, of all files that git does not ignore."
     names = call("git", "ls-files", "-co", "--exclude-standard", "-z", stdout=subprocess.PIPE)
+    if names.returncode or not names.stdout:
+        raise SystemExit("git does not say which files are here: check in a clone of your own")
     paths = [ROOT / name for name in names.stdout.split("\0") if name]
     return {str(p.relative_to(ROOT)): hashlib.sha256(p.read_bytes()).hexdigest()
             for p in paths if p.is_file()}

@@ -8,6 +8,7 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 from PIL import Image
+from places import set_places
 
 ROOT = Path(__file__).resolve().parent.parent
 NBS = ROOT / "nbs"
@@ -64,6 +65,7 @@ def execute(path: Path) -> None:
 
 
 def main(names: list[str]) -> None:
+    set_places()
     for path in [Path(n) for n in names] or sorted(NBS.glob("[0-9i]*.ipynb")):
         start = time.time()
         execute(path)

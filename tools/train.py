@@ -10,6 +10,7 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
+from places import absolute, set_places
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -17,7 +18,10 @@ ROOT = Path(__file__).resolve().parent.parent
 class LiveClient(NotebookClient):
     "Executes a notebook and shows in the terminal what its cells print, progress bars included."
 
+    works = False  # whether a cell is running, which can be interrupted
+
     def process_message(self, msg, cell, cell_index):
+        self.works = True
         if msg["msg_type"] == "stream":
             stream = sys.stderr if msg["content"]["name"] == "stderr" else sys.stdout
             stream.write(msg["content"]["text"])
@@ -35,11 +39,15 @@ def run(source: Path, target: Path) -> int:
     # In a thread, so that Ctrl-C interrupts the cell (and the notebook is kept), not the client.
     with ThreadPoolExecutor(1) as pool:
         job = pool.submit(client.execute)
+        asked = False
         while not job.done():
             try:
-                wait([job])
+                wait([job], timeout=0.2)
             except KeyboardInterrupt:
+                asked = True
+            if asked and client.works:  # not before: the kernel would not hear it
                 asyncio.run(client.km.interrupt_kernel())
+                asked = False
     try:
         job.result()
     except CellExecutionError as err:
@@ -60,11 +68,13 @@ def main() -> int:
     parser.add_argument("--data", default="auto", help="auto, tiny, shapes, or a folder")
     parser.add_argument("--out", default="out", help="folder for notebook, run and curve")
     args = parser.parse_args()
+    args.data = args.data or "auto"
     if args.data not in ("auto", "tiny", "shapes"):
-        if not Path(args.data).exists():
+        if not Path(args.data).expanduser().exists():
             parser.error(f"DATA={args.data} does not exist; use auto, tiny, shapes or a folder")
-        args.data = str(Path(args.data).resolve())
-    out = Path(args.out).resolve()
+        args.data = absolute(args.data)
+    set_places()
+    out = Path(absolute(args.out))
     if out in (ROOT, ROOT / "nbs", ROOT / "image"):
         parser.error(f"OUT={args.out}: choose another folder, such as out")
     out.mkdir(parents=True, exist_ok=True)
