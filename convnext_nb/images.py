@@ -49,16 +49,17 @@ class Preprocessing:
             raise ValueError(f"no preprocessing called {', '.join(sorted(unknown))}")
         return cls(**d)
 
+# %% ../nbs/220_images.ipynb #exifturn
+def orientation(image: Image.Image) -> int | None:
+    "How the camera was held, from 1 to 8, as EXIF says it; None if it does not, or is damaged."
+    try: return image.getexif().get(ExifTags.Base.Orientation)
+    except (SyntaxError, struct.error, ValueError, TypeError, KeyError, OSError): return None
+
 # %% ../nbs/220_images.ipynb #4d134bc0
 _TURNS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
           4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
           6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
           8: Image.Transpose.ROTATE_90}  # what puts a stored orientation right
-
-def orientation(image: Image.Image) -> int | None:
-    "How the camera was held, from 1 to 8, as EXIF says it; None if it does not, or is damaged."
-    try: return image.getexif().get(ExifTags.Base.Orientation)
-    except (SyntaxError, struct.error, ValueError, TypeError, KeyError, OSError): return None
 
 def upright(image: Image.Image) -> Image.Image:
     """RGB, turned as the camera was held, with white behind what is transparent.
