@@ -100,7 +100,8 @@ def load(path: Path, job: Job):
     job.step = len(job.losses)
     job.seconds = state["seconds"]
     job.machines = state["machines"]
-    here = {machine["device_type"] for machine in job.machines[-1:]} <= {job.device.type}
+    last = job.machines[-1] if job.machines else {}
+    here = last.get("device_type", job.device.type) == job.device.type
     if here or job.recipe.micro_batch != "auto":  # else what suits this device
         job.micro_batch = state.get("micro_batch")  # an older run took the whole batch
     job.first_steps = state.get("first_steps", 0)  # an older run did not count them

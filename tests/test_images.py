@@ -101,7 +101,7 @@ def test_every_run_says_what_it_learned_from(file):
     held = (whole - about["train_images"]) // len(about["classes"])
     if family == "techniques": held = 100  # and 100 of the other 400 are trained on
     assert images.data_facts(about) == dict(kind="shapes" if shapes else "tiny-imagenet",
-                                            holdout=held or None, streamed=False)
+                                            holdout=held or None, holdout_seed=0, streamed=False)
     assert held in (0, 50, 100) and (held == 50 or family not in ("steps_holdout", "race_trials"))
 
 
@@ -117,11 +117,11 @@ def test_every_run_says_what_it_learned_from(file):
     ("pictures in the folder val: 9 training images a class, or so", "folder", None, False),
     ("two\nlines", "other", None, False), ("", "other", None, False)])
 def test_sentences_of_old_runs_are_read(source, kind, holdout, streamed):
-    expected = dict(kind=kind, holdout=holdout, streamed=streamed)
+    expected = dict(kind=kind, holdout=holdout, holdout_seed=0, streamed=streamed)
     assert images.data_facts(dict(source=source)) == expected
     named = images.data_facts(dict(source=source, name="Tiny-ImageNet"))
     assert named == expected | ({"kind": "tiny-imagenet"} if kind == "other" else {})
-    fields = dict(kind="folder", holdout=7, streamed=True)
+    fields = dict(kind="folder", holdout=7, holdout_seed=3, streamed=True)
     assert images.data_facts(dict(source=source, **fields)) == fields
 
 
@@ -131,7 +131,7 @@ def test_fields_follow_the_data():
     part = whole.select(4).hold_out(3)
     assert (part.kind, part.holdout, part.streamed) == ("shapes", 3, False)
     assert images.data_facts(dict(name=part.name, source=part.source)) == dict(
-        kind="shapes", holdout=3, streamed=False)
+        kind="shapes", holdout=3, holdout_seed=0, streamed=False)
 
 
 # a picture becomes RGB and upright
