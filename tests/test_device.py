@@ -362,7 +362,8 @@ def test_broken_weights_are_seen_in_an_epoch_without_accuracies(tmp_path, monkey
 
 
 def test_the_bar_counts_pixels_and_stands_where_the_job_stands():
-    growing = replace(RECIPE, sizes=((0, 16), (0.5, 32)))
+    growing = replace(RECIPE, sizes=((0, 16), (0.5, 32)),
+                      model_args=RECIPE.model_args | dict(stem_stride=2))
     job = train.prepare(growing, dataset(), "cpu")  # 3 steps of 8 images an epoch
     bar = train._progress_bar(job, False)
     assert bar.total == 3 * 8 * (2 * 16**2 + 2 * 32**2) and bar.n == 0
