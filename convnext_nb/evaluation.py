@@ -18,8 +18,8 @@ from .data import Preprocessing, Split
 def _logits(model, split, preprocessing, batch_size, autocast, flip):
     "Logits (B, K) and labels (B,) of the batches of `split`, in order, on the model's device."
     if not len(split): raise ValueError("cannot evaluate on an empty split")
-    device = next(model.parameters()).device
-    dtype = next(model.parameters()).dtype
+    some = next(model.parameters())
+    device, dtype = some.device, some.dtype
     with cost.evaluating(model):
         for x, y in data.batches(split, batch_size, device=device):
             x = data.to_input(x, preprocessing).to(dtype)  # (B, 3, size, size)

@@ -153,7 +153,7 @@ def pretrain(
 def _check_paintable(encoder, recipe, dataset):
     if not isinstance(encoder, ConvNeXt): raise ValueError(f"{recipe.model} is no ConvNeXt")
     patch = encoder.total_stride
-    for size in {recipe.size_at(e) or dataset.preprocessing.size for e in range(recipe.epochs)}:
+    for size in recipe.training_sizes(dataset.preprocessing.size):
         if size % patch or size == patch:
             raise ValueError(f"images of {size} px cannot be cut into patches of {patch} px: "
                              "choose other sizes")

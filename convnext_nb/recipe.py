@@ -165,6 +165,11 @@ def size_at(self: Recipe, epoch: int) -> int | None:
     return begun[-1] if begun else self.size
 
 @patch
+def training_sizes(self: Recipe, full: int) -> set[int]:
+    "All sizes of the training images, in pixels, of a dataset that has them at `full`."
+    return {self.size_at(epoch) or full for epoch in range(self.epochs)}
+
+@patch
 def mixes(self: Recipe, epoch: int) -> bool:
     "Whether an epoch (from 0) mixes images."
     return bool(self.mixup or self.cutmix) and epoch < self._epochs_until(self.mix_until)

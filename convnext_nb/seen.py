@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from . import archive, data, evaluation, keys, models, runs
+from . import archive, data, evaluation, runs, train
 
 # %% ../nbs/350_seen.ipynb #5ee00003
 def stage_modules(net: nn.Module) -> list[nn.Module]:
@@ -97,13 +97,10 @@ def untrained(
 
     ValueError if it did not start from random weights."""
     asked = runs.Run(folder).recipe
-    recipe, classes = asked["recipe"], asked["data"]["classes"]
-    if recipe.get("start"): raise ValueError(f"{folder} started from {recipe['start']}")
-    torch.manual_seed(recipe["seed"])
-    net = models.create(recipe["model"], len(classes), **recipe["model_args"])
-    head = net.get_submodule(keys.last_layer(net))
-    with torch.no_grad():
-        for p in head.parameters(): p.mul_(recipe.get("head_init_scale", 1.0))
+    recipe = train.Recipe.from_dict(asked["recipe"])
+    if recipe.start: raise ValueError(f"{folder} started from {recipe.start}")
+    torch.manual_seed(recipe.seed)
+    net = train.fresh_network(recipe, len(asked["data"]["classes"]))
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d): module.momentum = None  # a plain average
     net.train()

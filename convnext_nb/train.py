@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['set_lr', 'loss_of', 'update_weights', 'seed_of', 'make_accelerator', 'micro_batches', 'train_step', 'images_of',
-           'prepare_batch', 'Diverged', 'check_losses', 'to_device', 'prepare', 'wrap', 'training_size', 'how_it_runs',
-           'train_epoch', 'evaluate_job', 'accuracies', 'epoch_row', 'end_epoch', 'describe', 'resume', 'finish', 'fit']
+           'prepare_batch', 'Diverged', 'check_losses', 'to_device', 'fresh_network', 'prepare', 'wrap',
+           'training_size', 'how_it_runs', 'train_epoch', 'evaluate_job', 'accuracies', 'epoch_row', 'end_epoch',
+           'describe', 'resume', 'finish', 'fit']
 
 # %% ../nbs/280_train.ipynb #581f56a1
 # the imports marked F401 are names that users of train expect here
@@ -194,15 +195,20 @@ def _check_sizes(recipe, dataset):
     "Raises ValueError, before the first step, if the network cannot take a size that comes later."
     net = cost.on_meta(create, recipe.model, len(dataset.classes), **recipe.model_args).eval()
     full = dataset.preprocessing.size
-    for size in {full} | {recipe.size_at(epoch) or full for epoch in range(recipe.epochs)}:
+    for size in {full} | recipe.training_sizes(full):
         net(torch.empty(1, cost.input_channels(net), size, size, device="meta"))
 
-def _network(recipe, dataset, begun):
-    "The recipe's network, with fresh weights, or with those it starts from if that is to come."
-    model = create(recipe.model, len(dataset.classes), **recipe.model_args)
+def fresh_network(recipe: Recipe, num_classes: int) -> nn.Module:
+    "The recipe's network with random weights, the head's times `head_init_scale`."
+    model = create(recipe.model, num_classes, **recipe.model_args)
     _, head_name = weights.first_and_last(model)
     with torch.no_grad():
         for p in model.get_submodule(head_name).parameters(): p.mul_(recipe.head_init_scale)
+    return model
+
+def _network(recipe, dataset, begun):
+    "The recipe's network, with fresh weights, or with those it starts from if that is to come."
+    model = fresh_network(recipe, len(dataset.classes))
     # this overwrites the head, too, if it has as many classes
     if recipe.start and not begun: weights.load(model, shipped().get(recipe.start, recipe.start))
     return model
