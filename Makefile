@@ -11,7 +11,7 @@ endif
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help train test lab docs bench outputs results headline kills clean
+.PHONY: help train test lab docs bench outputs results headline kills clean here
 
 help:
 	@echo "make train  run nbs/320_final.ipynb; notebook, run folder and loss curve go to OUT=$(OUT)"
@@ -54,7 +54,7 @@ outputs: $(READY)
 
 results: $(READY)
 	@$(BIN)/python tools/results.py
-	@$(MAKE) outputs ARGS="$$($(BIN)/python tools/results.py --readers)"
+	@names="$$($(BIN)/python tools/results.py --readers)" && $(MAKE) outputs ARGS="$$names"
 
 headline: $(READY)
 	@$(BIN)/python tools/headline.py $(ARGS)
@@ -66,7 +66,12 @@ clean:
 	rm -rf _proc _docs build dist *.egg-info .pytest_cache .ruff_cache
 	find . -name __pycache__ -not -path "./.venv/*" -prune -exec rm -rf {} +
 
-$(READY): settings.ini setup.py
+# A copied or renamed folder would go on with the library of the old one.
+here:
+	@made=$$(cat $(READY) 2>/dev/null); test -z "$$made" || test "$$made" = "$(CURDIR)" || { \
+		echo ".venv belongs to $$made: remove .venv, then it is made again here" >&2; exit 1; }
+
+$(READY): settings.ini setup.py | here
 	@test -n "$(PYTHON)" || { echo "No Python 3.11 or newer found. Install one," \
 		"or name it: make PYTHON=/path/to/python3.12" >&2; exit 1; }
 	@echo "== Making .venv with $(PYTHON) ($$($(PYTHON) --version)). The first time this downloads"
@@ -74,4 +79,4 @@ $(READY): settings.ini setup.py
 	@$(PYTHON) -m venv .venv || { echo "Python's venv module is incomplete." \
 		"On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
 	@$(BIN)/python -m pip install --editable ".[dev]"
-	@touch $@
+	@echo "$(CURDIR)" > $@

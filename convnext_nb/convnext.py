@@ -34,7 +34,7 @@ class Block(nn.Module):
         self,
         dim: int,  # channels of input and output
         drop_path: float = 0.0,  # probability that a sample skips the block in training
-        layer_scale: float | None = 1e-6,  # start value of gamma; None or 0: no gamma
+        layer_scale: float | None = 1e-6,  # initial value of gamma; None or 0: no gamma
         grn: bool = False,  # V2's normalization; V2 also has layer_scale=None
     ):
         super().__init__()
@@ -103,7 +103,7 @@ class ConvNeXt(nn.Module):
         num_classes: int = 1000,  # length of the output
         in_chans: int = 3,  # channels of the image
         drop_path: float = 0.0,  # stochastic depth of the last block; grows linearly from 0
-        layer_scale: float | None = 1e-6,  # start value of the blocks' gamma; None: none
+        layer_scale: float | None = 1e-6,  # initial value of the blocks' gamma; None: none
         stem_stride: int = 4,  # kernel and stride of the first convolution
         grn: bool = False,  # V2's normalization; V2 also has layer_scale=None
         init: str = "trunc normal",  # standard deviation 0.02; "torch": PyTorch's own
@@ -182,7 +182,7 @@ class ConvNeXtIsotropic(nn.Module):
         num_classes: int = 1000,  # length of the output
         in_chans: int = 3,  # channels of the image
         drop_path: float = 0.0,  # stochastic depth of the last block; grows linearly from 0
-        layer_scale: float | None = None,  # start value of the blocks' gamma; None: none
+        layer_scale: float | None = None,  # initial value of the blocks' gamma; None: none
         stem_stride: int = 16,  # side of a patch
     ):
         super().__init__()

@@ -745,7 +745,8 @@ class Moving(Picture):
                  "this.textContent=p?'pause':'play'")
         buttons = [_button(find + self._turn(-1), "◂ back"), _button(press, "pause"),
                    _button(find + self._turn(1), "next ▸")]
-        return f"<div>{self.svg()}<br>{' '.join(buttons)}</div>"
+        controls = f'<span class="cnx-controls">{" ".join(buttons)}</span>'
+        return f"<div>{self.svg()}<br>{controls}</div>"
 
     def _turn(self, by):
         "JavaScript that stops at the frame before or after."
@@ -756,7 +757,7 @@ class Moving(Picture):
 def _button(press, words): return f'<button type="button" onclick="{press}">{words}</button>'
 
 _MOTION = (".cnx-still{display:none}@media(prefers-reduced-motion:reduce)"
-           "{.cnx-still{display:inline}.cnx-moving{display:none}}")
+           "{.cnx-still{display:inline}.cnx-moving,.cnx-controls{display:none}}")
 
 # %% ../nbs/640_draw.ipynb #3fc8bec6
 _SUDDEN = {"calcMode": "discrete"}   # words that fade into each other cannot be read

@@ -20,7 +20,7 @@ def head_name(model: nn.Module) -> str:
 def replace_head(
     model: nn.Module,  # changed in place
     num_classes: int,  # length of the new output; 0: no head, the output is the feature vector
-    init_scale: float = 1.0,  # the start values are multiplied by it; the paper: 0.001
+    init_scale: float = 1.0,  # the initial weights are multiplied by it; the paper: 0.001
 ) -> nn.Module:
     "A fresh last layer for other classes, on the old one's device and in its precision."
     old = getattr(model, head_name(model))

@@ -120,7 +120,8 @@ class Pool:
     "Worker processes that read ahead. They start when needed, wait between passes, end with it."
     def __init__(self, reader: Reader, workers: int):
         self.reader, self.workers = reader, workers
-        self.waiting = None  # a finalizer that ends the workers, while they wait for a pass
+        self.waiting = None  # a loader whose workers wait for a pass
+        self.ending = None  # and what ends them if the pool is gone before that pass
 
     def start(self) -> DataLoader:
         "New workers. Forked where that is safe: it needs no main-module guard."
@@ -137,9 +138,9 @@ def read(self: Pool, asks) -> Iterator[torch.Tensor]:
 
     ValueError names the unreadable pictures of a batch; ChildProcessError if a worker died. After
     an error, or when the loop is left early, no worker of this pass remains."""
-    kept = self.waiting and self.waiting.detach()  # (pool, end, (loader,), ...), or None
-    self.waiting = None
-    loader = kept[2][0] if kept else self.start()
+    loader = self.start() if self.waiting is None else self.waiting
+    if self.ending: self.ending.detach()  # the workers are busy again
+    self.waiting = self.ending = None
     loader.sampler.now = asks
     found = _iterate(loader)
     whole = False
@@ -154,7 +155,8 @@ def read(self: Pool, asks) -> Iterator[torch.Tensor]:
             "a process that reads pictures died: it was killed, or memory ran out (in a container "
             f"also /dev/shm). Try fewer workers (now {self.workers}) or smaller batches") from e
     finally:
-        if whole and not self.waiting: self.waiting = weakref.finalize(self, _end, loader)
+        if whole and self.waiting is None:
+            self.waiting, self.ending = loader, weakref.finalize(self, _end, loader)
         else: _end(loader)
 
 def _iterate(loader):

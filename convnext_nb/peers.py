@@ -131,7 +131,7 @@ def build_peer(
     like: str | nn.Module,  # a name such as "convnext_tiny"; or a network of ours, for its sizes
     library: str,  # one of LIBRARIES
 ) -> nn.Module:
-    """Another library's network, as that library builds it, with its own start values.
+    """Another library's network, as that library builds it, with its own initial weights.
 
     By name: all networks, 1000 classes. By size: ConvNeXts; in transformers also ResNets and
     Swins. ValueError for a library that does not have the network."""

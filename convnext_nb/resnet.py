@@ -28,7 +28,7 @@ class Bottleneck(nn.Module):
         stride: int = 1,  # stride of the 3x3 convolution and of the shortcut
         groups: int = 1,  # groups of the 3x3 convolution; mid_chs makes it depthwise
         drop_path: float = 0.0,  # probability that a sample skips the block in training
-        layer_scale: float | None = None,  # start value of the branch's scale; None: no scale
+        layer_scale: float | None = None,  # initial value of the branch's scale; None: no scale
     ):
         super().__init__()
         self.conv1 = nn.Conv2d(in_chs, mid_chs, 1, bias=False)
@@ -127,7 +127,7 @@ def _stages(block, depths, width, drop_path):
 class ResNet(nn.Module):
     """Residual network for images (B, in_chans, H, W) to logits (B, num_classes).
 
-    Keys, shapes and start values are torchvision's. ValueError for a wrong input shape.
+    Keys, shapes and initial weights are torchvision's. ValueError for a wrong input shape.
     Source: paper, Table 9; He et al. 2015.
     """
     @own_words

@@ -43,8 +43,8 @@ class Step:
     downsample: str = "in block"  # strided blocks, or "separate" layers between the stages
     stem_norm: bool = False  # a norm after a patchify stem
     head_norm: bool = False  # a norm after the global average pool
-    layer_scale: float | None = None  # start value of the residual branches' scale
-    init: str = "torch"  # PyTorch's own start values, or "trunc normal" (std 0.02)
+    layer_scale: float | None = None  # initial value of the residual branches' scale
+    init: str = "torch"  # PyTorch's own initial weights, or "trunc normal" (std 0.02)
     # the paper's numbers
     top1: float | None = None  # ImageNet-1K top-1, per cent
     top1_std: float | None = None  # over three seeds

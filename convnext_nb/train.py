@@ -15,6 +15,7 @@ import math
 import os
 import sys
 import time
+import warnings
 import zlib
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -245,7 +246,10 @@ def prepare(
 def wrap(job: Job):
     """Sets `job.wrapped`: the model made distributed if several processes train, and compiled
     if the recipe says so."""
-    if job.accelerator: job.wrapped = job.accelerator.prepare_model(job.model)
+    if job.accelerator:
+        # a depthwise filter's gradient may lie in memory in another order; copying it costs nothing
+        warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
+        job.wrapped = job.accelerator.prepare_model(job.model)
     if job.recipe.compile:  # one graph for each size of the images
         job.wrapped = torch.compile(job.wrapped, dynamic=False)
 

@@ -9,7 +9,7 @@ __all__ = ["drawn", "gap", "images", "on_meta", "same", "shapes"]
 
 
 def on_meta(make, *args, **kwargs):
-    "What `make` builds, without its numbers: its own start values cost nothing."
+    "What `make` builds, without its numbers: its own initial weights cost nothing."
     with torch.device("meta"):
         return make(*args, **kwargs)
 

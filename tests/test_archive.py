@@ -177,3 +177,17 @@ def test_what_is_there_needs_no_lock(tmp_path, monkeypatch):
     def refuse(folder): raise AssertionError("locked")
     monkeypatch.setattr(archive, "one_at_a_time", refuse)
     assert data.fetch(tmp_path, "http://127.0.0.1:9/toy.zip") == tmp_path / "toy.zip"
+
+
+def test_where_packed_data_are_kept(tmp_path, home, monkeypatch):
+    assert archive.data_home() == home
+    monkeypatch.delenv("CONVNEXT_NB_DATA")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert archive.data_home() == tmp_path / "xdg/convnext_nb"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert archive.data_home() == tmp_path / ".cache/convnext_nb"
+    for name in ("convnext_nb", "nbs"): (tmp_path / "clone" / name).mkdir(parents=True)
+    (tmp_path / "clone/settings.ini").touch()
+    monkeypatch.chdir(tmp_path / "clone/nbs")
+    assert archive.data_home() == tmp_path / "clone/data"

@@ -222,3 +222,17 @@ def test_the_compiler_is_checked_for_the_device_that_is_timed(monkeypatch):
     monkeypatch.setattr(train, "check_compiler", check)
     with pytest.raises(SystemExit): bench.cnx_bench("import", compile=True)
     assert asked == ["cuda"]
+
+
+def test_ratios_are_to_the_fastest_fair_rival(monkeypatch):
+    who = bench.contestants("cpu", True, True)
+    speed = dict(zip(who, (10, 20, 90, 80, 30, 40, 50), strict=True))
+    monkeypatch.setattr(bench, "each_in_turn", lambda recipe, who, *args: [
+        {"what": bench.contestant_name(one), "images/s": speed[one]} for one in who])
+    found = [row["ratio"] for row in bench.race(None, who, 1, 1)]
+    assert found == [0.5, 1, 4.5, 4, 1.5, 2, 2.5]
+    monkeypatch.setattr(bench, "candidates", lambda *args, **how: {})
+    monkeypatch.setattr(bench.clock, "in_turn", lambda *args: dict(
+        ours=[1.0, 2.0, 9.0], timm=[4.0] * 3, torchvision=[3.0] * 3))
+    row = bench._model_row(False, "training", "fp32", "channels last", 3, batch=12)
+    assert (row["ours"], row["ratio"]) == (6, 1.5)

@@ -144,6 +144,7 @@ def test_each_chapter_has_exercises():
 def test_exercises_are_named_and_checked_both_ways(path):
     text, cells = exercises(path)
     names, hints = checker_of(cells)
+    assert names
     told = [name.rstrip(".") for name in re.findall(r"\*\*(.+?)\*\*", text)]
     assert set(names) <= set(told), "the text has to say the names"
     code = [cell for cell in cells if cell.cell_type == "code"]

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -344,13 +345,14 @@ def test_in_jupyter_an_interrupt_is_one_line(whole, tmp_path):
     manager, client = start_new_kernel(kernel_name="python3")
     try:
         cell = client.execute(CHILD + f"training.fit({str(tmp_path / 'run')!r})")
-        steps, said, end = 0, None, time.monotonic() + 60
+        steps, asked, said, end = 0, False, None, time.monotonic() + 60
         while said is None and time.monotonic() < end:
             message = client.get_iopub_msg(timeout=60)
             if message["msg_type"] == "stream" and message["content"]["name"] == "stdout":
                 steps += message["content"]["text"].count("step")
-                if steps == 2:
+                if steps >= 2 and not asked:
                     manager.interrupt_kernel()
+                    asked = True
             elif message["msg_type"] == "error" and message["parent_header"]["msg_id"] == cell:
                 said = message["content"]
         assert said["ename"] == "Interrupted" and len(said["traceback"]) == 1, said
@@ -397,3 +399,12 @@ def test_networks_with_batch_norm_are_measured_in_parts_on_a_cpu(monkeypatch):
     job = train.prepare(replace(RECIPE, model="resnet18", model_args={}), dataset(), "cpu")
     for size in (32, 64, 224, 512): train.evaluate_job(job, job.model, job.dataset.val, size)
     assert asked == [512, 512, 41, 8]
+
+
+def test_a_state_is_saved_whenever_the_minutes_are_over(tmp_path, monkeypatch):
+    saved, now = [], [0.0]
+    monkeypatch.setattr(checkpoint.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(checkpoint, "save", lambda path, job: saved.append(now[0]))
+    saver = checkpoint.Saver(SimpleNamespace(rank=0), tmp_path / "c.pt", 10, [])
+    for now[0] in (1, 599, 601, 700, 1200, 1202): saver.save_if_due()
+    assert saved == [601, 1202]

@@ -631,3 +631,42 @@ def test_the_average_of_a_run_is_found_by_its_name(small_run, tmp_path, monkeypa
     for name in ("family/one", "runs/family/one", str(folder)):
         assert list(cli.restored(name)) == ["weights", "ema"]
     assert list(cli.restored("atto_tiny200")) == ["weights"]
+
+
+def test_options_of_training_are_obeyed(tmp_path, monkeypatch, capsys):
+    few = data.Shapes(120, 50)
+    monkeypatch.setattr(data, "load", lambda word, size: few)
+    cli.cnx_train("pocket", "shapes", str(tmp_path / "run"), model_args=SMALL, classes=5, epochs=1,
+                  lr=1e-3, change='{"batch_size": 16, "sizes": [[0, 16]]}', seed=7, holdout=3,
+                  tensorboard=True, device="cpu", json=True)
+    asked = runs.Run(tmp_path / "run").recipe
+    assert (asked["recipe"]["seed"], asked["recipe"]["lr"]) == (7, 1e-3)
+    about, part = asked["data"], few.select(5)
+    assert (about["holdout"], about["val_images"]) == (3, 15)
+    assert about["classes"] == list(part.classes)
+    assert about["train_images"] == len(part.train) - 15
+    assert any((tmp_path / "run" / "tensorboard").iterdir())
+
+
+def test_data_prints_nothing_but_json(monkeypatch, capsys):
+    few = data.Shapes(40, 20)
+    monkeypatch.setattr(data, "Shapes", lambda: few)
+    cli.cnx_data("shapes", json=True)
+    said = capsys.readouterr()
+    found = json.loads(said.out)
+    assert (found["classes"], found["train_images"], found["val_images"]) == (10, 40, 20)
+    assert "data: Shapes" in said.err
+
+
+def test_epochs_without_accuracies_are_printed(tmp_path, capsys):
+    run = runs.Run(tmp_path)
+    runs.write_json(tmp_path / "recipe.json",
+                    dict(data=dict(preprocessing=Preprocessing(64).to_dict())))
+    run.append(dict(epoch=1, loss=2.0))
+    run.append(dict(epoch=2, loss=1.5, train_top1=50.0, val_top1=40.0, val_size=48))
+    runs.write_json(tmp_path / "evidence.json", dict(
+        val_top1=41.0, train_top1=51.0, params=1000, train_seconds=3.0, device="here"))
+    cli.print_run(run)
+    first, second, last = capsys.readouterr().out.splitlines()
+    assert first == "epoch   1  loss 2.000"
+    assert second.endswith("held-out  40.0 %  at 48 px") and "41.00 % held-out" in last

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -105,7 +106,8 @@ def test_images_are_mixed_before_the_split(tmp_path, monkeypatch):
     monkeypatch.setattr(train, "loss_of", watched)
     fit(tmp_path, SPLIT)
     assert [s[0] for s in seen[:9]] == [3, 3, 2] * 3 and {s[-1] for s in seen[:9]} == {2}
-    assert [s[0] for s in seen[9:]] == [2, 2, 2, 2] * 3 or {s[2] for s in seen[9:]} == {40}
+    assert [s[0] for s in seen[9:]] == [1] * 24  # 3 images of 32 px are one of 40
+    assert {s[2] for s in seen[9:]} == {40} and {s[-1] for s in seen[9:]} == {1}
 
 
 def test_parts_resume_to_the_same_bits(tmp_path):
@@ -231,13 +233,15 @@ assert len(alone) == {3 if micro_batch else 0}, len(alone)
 
 def test_parts_compiled(tmp_path):
     "torch.compile with parts of unequal size."
-    import functools
+    recipe = replace(RECIPE, epochs=1, micro_batch=3,
+                     model_args=RECIPE.model_args | dict(drop_path=0.0))
     with pytest.MonkeyPatch.context() as m:
-        m.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
-        found = fit(tmp_path / "a", replace(RECIPE, epochs=1, micro_batch=3, compile=True))
-    plain = fit(tmp_path / "b", replace(RECIPE, epochs=1, micro_batch=3))
-    loss = [rows(run)[0]["loss"] for _, run in (found, plain)]
-    assert loss[0] == pytest.approx(loss[1], rel=0.05)
+        m.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+        found = fit(tmp_path / "a", replace(recipe, compile=True))
+    plain = fit(tmp_path / "b", recipe)
+    gaps = [(p - q).abs().max().item()
+            for p, q in zip(found[0].parameters(), plain[0].parameters(), strict=True)]
+    assert max(gaps) < 1e-3  # a wrong gradient: about the rate, 1e-2
 
 
 # memory

@@ -83,3 +83,17 @@ def test_any_precision_can_be_masked(dtype):
     y = fcmae.encode(net, x, hidden)
     assert y.dtype == dtype and not y[hidden.expand_as(y)].any() and y.any()
     assert fcmae.paint(fcmae.FCMAE(net, 8).to(dtype), x, hidden).dtype == dtype
+
+
+class Painter(torch.nn.Module):
+    "Off by 2 where hidden, and far off elsewhere."
+    patch = 16
+    def forward(self, x, hidden):
+        return torch.where(hidden, fcmae.targets(x, self.patch)[0] + 2, 99.0)
+
+
+def test_only_hidden_patches_count_and_each_is_normalized():
+    x, hidden = 5 + 3 * torch.randn(3, 3, 64, 64), fcmae.draw_mask(3, 4)
+    assert fcmae.painting_loss(Painter(), x, hidden).item() == pytest.approx(4, rel=1e-4)
+    wanted, _, _ = fcmae.targets(x, 16)
+    assert wanted.mean(1).abs().max() < 1e-5 and (wanted.std(1) - 1).abs().max() < 2e-3

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from convnext_nb import folders, images
+from convnext_nb import folders, images, recipe
 from convnext_nb.images import Dataset, Preprocessing, Split
 from convnext_nb.shapes import Shapes
 
@@ -358,3 +358,26 @@ def test_which_images_are_held_out_is_remembered():
     assert [d.holdout_seed for d in few] == [0, 1]
     assert not torch.equal(few[0].val.rows, few[1].val.rows)
     assert images.data_facts(dict(source="; val: 2 training images a class"))["holdout_seed"] == 0
+
+
+# against PIL's own words
+
+@pytest.mark.parametrize("w, h, size, crop, scaled, corner", [
+    (128, 64, 32, 0.5, (128, 64), (48, 16)), (90, 60, 30, 1.0, (45, 30), (7, 0)),
+    (60, 90, 28, 0.875, (32, 48), (2, 10)), (7, 9, 14, 1.0, (14, 18), (0, 2))])
+def test_the_center_of_the_scaled_picture_is_cut_out(w, h, size, crop, scaled, corner):
+    pixels = np.random.default_rng(0).integers(0, 256, (h, w, 3), dtype=np.uint8)
+    picture, (left, top) = Image.fromarray(pixels), corner
+    expected = picture.resize(scaled, Image.Resampling.BICUBIC).crop(
+        (left, top, left + size, top + size))
+    found = images.resize_and_crop(picture, Preprocessing(size, crop))
+    assert found.size == (size, size) and found.tobytes() == expected.tobytes()
+
+
+def test_subsets_and_classes_are_spread_evenly():
+    part = Split(torch.zeros(100, 8, 8, 3, dtype=torch.uint8), torch.arange(100))
+    assert recipe.fixed_subset(part, 5).labels.tolist() == [0, 24, 49, 74, 99]
+    assert recipe.fixed_subset(part, 999).labels.tolist() == list(range(100))
+    few = Shapes(250, 50).select(4)
+    assert few.classes == ("disc", "half-disc", "bar", "triangle")
+    assert few.train.labels.bincount().tolist() == [25] * 4

@@ -275,7 +275,8 @@ def test_without_its_convolution_a_block_shows_no_sum(page):
     assert page.evaluate("$('filter').classList.contains('off')")
     page.click("#restore")
     settled(page)
-    assert "from 45 more" in page.inner_text("#terms") or "more" in page.inner_text("#terms")
+    page.evaluate("choosePixel(3, 3)")
+    assert "from 45 more" in page.inner_text("#terms")
     assert not page.evaluate("$('filter').classList.contains('off')")
 
 
@@ -545,12 +546,49 @@ def test_the_camera_goes_off_with_its_dialog_and_when_it_shows_nothing(browser, 
     page.close()
 
 
-def test_weights_that_do_not_arrive_are_said(browser, site):
+@pytest.mark.parametrize("script", ["weights.js", "page.js", "data.js"])
+def test_a_script_that_does_not_arrive_is_said(browser, site, script):
     page = browser.new_page()
-    page.route("**/weights.js", lambda route: route.abort())
+    page.route(f"**/{script}", lambda route: route.abort())
     page.goto((site / "live.html").as_uri())
-    page.wait_for_function("$('ms').textContent.includes('did not arrive: reload')", timeout=5000)
+    said = page.get_by_text("did not arrive: reload")
+    said.wait_for(state="visible", timeout=5000)
     page.close()
+
+
+def test_a_block_cannot_be_opened_before_the_network_is_there(browser, site):
+    page, wrong = browser.new_page(), []
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.route("**/weights.js", lambda route: None)  # it is on its way, and stays so
+    page.goto((site / "live.html").as_uri(), wait_until="commit")
+    page.click("#chip-0-0 button")
+    assert wrong == []
+    page.close()
+
+
+def test_a_pass_that_fails_is_said_and_the_next_one_runs(browser, site):
+    page = browser.new_page()
+    page.goto((site / "live.html").as_uri())
+    settled(page)
+    page.evaluate("window.kept = ask; ask = async () => { throw Error('out of memory'); }; run()")
+    page.wait_for_function("$('ms').textContent === 'The network stopped: out of memory'")
+    page.evaluate("ask = kept; run()")
+    settled(page)
+    assert "One pass took" in page.inner_text("#ms")
+    page.close()
+
+
+def test_bars_are_told_by_key(page):
+    settled(page)
+    page.focus("#bars-norm")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    assert page.inner_text("#bars-norm-words").startswith("channel 1: ")
+
+
+def test_below_heat_the_picture_is_gray(page):
+    gray = page.evaluate("Array.from(inGray(new Uint8ClampedArray([255, 0, 0, 9, 9, 9])))")
+    assert gray == [54, 54, 54, 9, 9, 9]
 
 
 def test_nothing_glides_for_those_who_want_less_motion(browser, site):

@@ -42,7 +42,8 @@ def run_folder(folder, net, model_args=SMALL, classes=CLASSES, epochs=2, **files
 
 
 def same(a, b):
-    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values()))
+    return all(torch.equal(x, y) for x, y in zip(
+        a.state_dict().values(), b.state_dict().values(), strict=True))
 
 
 def test_restore_a_run_and_its_file(tmp_path):

@@ -1,5 +1,6 @@
 """Our networks against the established ones: same weights, same logits, same gradients."""
 import pickle
+from dataclasses import replace
 
 import onnxruntime
 import pytest
@@ -8,7 +9,7 @@ import torchvision
 from oracles import drawn, gap, images
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from convnext_nb import convnext, cost, fast, peers, proof, resnet, roadmap, swin, weights
+from convnext_nb import convnext, cost, fast, peers, proof, resnet, roadmap, swin, walk, weights
 
 
 @pytest.mark.parametrize("size", ["tiny", "small"])
@@ -486,3 +487,33 @@ def test_the_total_stride_is_that_of_the_stages(step, depths):
     assert net(torch.randn(1, 3, stride, stride)).shape == (1, 3)
     with pytest.raises(ValueError, match=f"total stride of {stride}"):
         net(torch.randn(1, 3, stride - 1, stride - 1))
+
+
+# how they begin
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_a_resnet_begins_as_torchvisions_does(name):
+    torch.manual_seed(0)
+    ours, theirs = getattr(resnet, name)(), torchvision.models.get_model(name)
+    for (key, p), q in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+        assert abs(p.std() - q.std()) <= 0.1 * q.std() + 1e-9, key
+
+
+@pytest.mark.parametrize("make", [
+    convnext.convnext_atto, convnext.convnextv2_atto, lambda: convnext.ConvNeXtIsotropic(2, 64),
+    lambda: roadmap.build("sep_ds", width_mult=0.5)],
+    ids=["convnext", "convnextv2", "isotropic", "sep_ds"])
+def test_a_convnext_begins_small(make):
+    torch.manual_seed(0)
+    for name, p in make().named_parameters():
+        if name.endswith("bias"): assert not p.any(), name
+        elif p.squeeze().ndim > 1: assert p.std().item() == pytest.approx(0.02, rel=0.1), name
+
+
+@pytest.mark.parametrize("change, said", [
+    (dict(gmacs=4.0), "should add up to 4.0000 G"), (dict(params=1), "should have 1 parameters"),
+    (dict(gflops=4.0), "the paper prints 4.00 G")])
+def test_a_cost_that_is_not_the_papers_is_refused(change, said, monkeypatch):
+    step = walk.step
+    monkeypatch.setattr(walk, "step", lambda *args: replace(step(*args), **change))
+    with pytest.raises(ValueError, match=said): walk.check_cost("patchify")

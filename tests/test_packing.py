@@ -91,7 +91,7 @@ def slowly(image, preprocessing):
 
 
 def open_slowly(path):
-    data.resize_and_crop = slowly  # in this child process only
+    data.resize_and_crop, packing._cores = slowly, lambda: 2  # in this child process only
     return open_toy(path).train.images.sum().item()
 
 
@@ -135,7 +135,9 @@ def test_ctrl_c_leaves_nothing(tmp_path, home):
 def test_ctrl_c_is_for_the_parent_to_hear(tmp_path, home):
     path = write_zip(tmp_path / "toy.zip", toy_files())
     process, pipe = packing_process(path, home)
-    for pid in workers_of(process): os.kill(pid, signal.SIGINT)
+    workers = workers_of(process)
+    assert len(workers) == 2
+    for pid in workers: os.kill(pid, signal.SIGINT)
     assert isinstance(answer(process, pipe), int)  # it was packed, as if nothing had happened
     assert_whole(open_toy(path))
 

@@ -8,6 +8,7 @@ import torch
 from training import RECIPE
 
 from convnext_nb import data
+from convnext_nb.device import use_bf16
 from convnext_nb.recipe import PRESETS, Recipe, plan, preset
 
 
@@ -108,3 +109,15 @@ def test_a_warm_up_of_the_whole_training_can_be_shortened():
     for long in range(1, 40):
         recipe = Recipe(epochs=long, warmup_epochs=long)
         for epochs in range(1, long): assert recipe.with_epochs(epochs).warmup_epochs <= epochs
+
+
+@pytest.mark.parametrize("can", [True, False])
+def test_bf16_where_the_device_multiplies_in_it(can, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: dict(avx512_bf16=can))
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported",
+                        lambda including_emulation=True: can or including_emulation)
+    def found(precision):
+        return [use_bf16(replace(RECIPE, precision=precision), torch.device(d))
+                for d in ("cpu", "cuda", "mps")]
+    assert found("auto") == [can, can, False]
+    assert found("bf16") == [True] * 3 and found("fp32") == [False] * 3

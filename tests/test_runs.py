@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from children import FORK, in_child
@@ -205,3 +206,11 @@ def test_curves_of_runs_with_one_name(tmp_path):
         run.append(dict(epoch=1, loss=loss, val_top1=50.0, train_top1=60.0))
     left = results.curves(found).axes[0]
     assert [line.get_ydata()[0] for line in left.lines] == [1.0, 2.0]
+
+
+def test_gains_and_their_error(monkeypatch):
+    top1 = dict(base=[10.0, 12.0, 14.0], stage_ratio=[13.0, 15.0, 17.0])
+    monkeypatch.setattr(results, "seeds_of", lambda name, prefix: [
+        SimpleNamespace(evidence=dict(val_top1=v)) for v in top1[name]])
+    table = str(results.trained_steps("base", "stage_ratio")[1])
+    assert "+3.0 \u00b1 1.6" in table and "+0.54" in table

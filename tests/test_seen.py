@@ -1,8 +1,11 @@
 """What is measured of trained networks, on networks and answers that are known."""
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
+from archives import SMALL as SMALL_TINY
+from archives import toy_files, write_zip
 from torch import nn
 
 from convnext_nb import convnext, data, finetune, resnet, runs, seen, train
@@ -94,3 +97,14 @@ def test_maps_are_made_at_the_size_that_is_asked_for():
     net = convnext.ConvNeXt(num_classes=len(dataset.classes), **SMALL).eval()
     small, large = (seen.true_and_rival(net, d)["maps"][4]["true"][0] for d in (dataset, asked))
     assert len(large) == 2 * len(small)
+
+
+def test_boxes_are_masks_of_the_sorted_validation_images(tmp_path, monkeypatch):
+    notes = b"val_1.JPEG\tn01\t10\t20\t30\t40\nval_0.JPEG\tn02\t0\t5\t63\t5\n"
+    path = write_zip(tmp_path / "toy.zip", toy_files() | {"val/val_annotations.txt": notes})
+    monkeypatch.setattr(seen.archive, "tiny_imagenet_files",
+                        partial(seen.archive.tiny_imagenet_files, layout=SMALL_TINY))
+    expected = torch.zeros(2, 64, 64, dtype=torch.bool)
+    expected[0, 20:41, 10:31] = True
+    expected[1, 5] = True
+    assert torch.equal(seen.box_masks(path, torch.tensor([1, 0])), expected)

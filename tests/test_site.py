@@ -16,6 +16,10 @@ FEW = ("index.html", "cost.html", "live.html", "search.html")
 AXE_PAGES = PAGES if os.environ.get("AXE") == "all" else FEW
 
 
+def test_the_pages_for_axe_exist():
+    assert set(FEW) <= set(PAGES)
+
+
 @pytest.fixture(scope="module")
 def axe() -> str:
     "The script of axe-core."
@@ -86,12 +90,15 @@ def test_every_picture_says_what_is_seen():
         def handle_starttag(self, tag, attrs):
             if tag == "img": found.append(dict(attrs).get("alt"))
 
+    total = 0
     for name in PAGES:
         found = []
         Pictures(SITE / name)
+        total += len(found)
         bad = [alt for alt in found if alt in (None, "figure", "a view")
                or re.match(r"\S*/\S+\.\w+$", alt)]
         assert not bad, f"{name}: {bad[:5]}"
+    assert total > 50
 
 
 def test_flipbook_turns_by_key_and_button_and_stays_after_back(tab):
@@ -191,6 +198,24 @@ def test_dark_mode_is_kept(tab):
     kept = tab.evaluate("getComputedStyle(document.body).backgroundColor")
     tab.evaluate("localStorage.clear()")
     assert dark == kept != light
+
+
+def test_where_nothing_may_move_there_are_no_buttons_for_it(tab):
+    for wanted, seen in (("reduce", False), ("no-preference", True)):
+        tab.emulate_media(reduced_motion=wanted)
+        tab.goto((SITE / "index.html").as_uri())
+        assert tab.locator(".front-morph button").first.is_visible() == seen
+
+
+def test_code_that_opens_can_be_scrolled_by_key(tab):
+    tab.set_viewport_size({"width": 390, "height": 800})
+    tab.goto((SITE / "train.html").as_uri())
+    wide = "box => box.scrollWidth > box.clientWidth + 1"
+    fold = tab.locator("details:has(.highlight pre)").first
+    fold.locator("summary").first.click()
+    box = fold.locator(".highlight pre").first
+    assert box.evaluate(wide)
+    tab.wait_for_function("box => box.tabIndex === 0", arg=box.element_handle())
 
 
 def test_a_figure_opens_large(tab):

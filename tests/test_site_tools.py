@@ -1,10 +1,12 @@
 """tools/docs.py: what it makes of a notebook's cells, without building the site."""
+import re
 import subprocess
 import sys
 from configparser import ConfigParser
 from pathlib import Path
 
 import docs
+import nbformat
 import pytest
 import yaml
 from bs4 import BeautifulSoup
@@ -80,11 +82,24 @@ def test_every_constant_has_an_entry():
         assert all(entry.startswith("### ") for entry in entries), name
 
 
-def test_solutions_are_folded():
-    assert docs.solutions("Solutions: it is 4.").startswith("<details><summary>")
-    assert "\n\nit is 4.\n\n" in docs.solutions("Solutions: it is 4.")
-    two = docs.solutions("Solutions. 1: it is 4. 2: it is 5.")
-    assert "<summary>Solution 1</summary>\n\nit is 4.\n\n" in two and "Solution 2<" in two
+def test_prose_after_the_exercises_is_folded_in_the_notebook():
+    for path in docs.NBS.glob("[0-9]*.ipynb"):
+        in_exercises = False
+        for cell in nbformat.read(path, 4).cells:
+            if cell.cell_type != "markdown": continue
+            if re.search("^#", cell.source, re.M): in_exercises = "## Exercises" in cell.source
+            elif in_exercises:
+                assert re.fullmatch(r"<details><summary>.+</summary>\n\n.+\n\n</details>",
+                                    cell.source, re.S), (path.name, cell.source[:60])
+
+
+def test_links_that_only_the_live_page_makes_are_checked(tmp_path):
+    (tmp_path / "live").mkdir()
+    (tmp_path / "micro.html").write_text('<h2 id="gelu">GELU</h2>')
+    script = 'a("micro.html#gelu"); b("micro.html#relu", "no.html")'
+    (tmp_path / "live/panels.js").write_text(script)
+    assert docs.broken_links(tmp_path) == ["live/panels.js: micro.html#relu",
+                                           "live/panels.js: no.html"]
 
 
 def test_workflows_pass_the_linter():

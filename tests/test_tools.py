@@ -35,6 +35,29 @@ TINY = train.Recipe(model="roadmap/sep_ds", epochs=1, batch_size=8, warmup_epoch
                     model_args=dict(width_mult=0.25, depths=(1, 1, 1, 1), layer_scale=1.0))
 
 
+def test_train_keeps_the_notebook_of_the_run_before(tmp_path):
+    source, target = tmp_path / "a.ipynb", tmp_path / "b.ipynb"
+    for said in ("first", "second"):
+        nbformat.write(new_notebook(cells=[new_code_cell(f"print('{said}')")]), source)
+        assert run(source, target) == 0
+    assert "first" in (tmp_path / "b-before.ipynb").read_text()
+    assert "second" in target.read_text()
+
+
+def test_a_notebook_that_was_changed_while_it_ran_is_not_written(tmp_path):
+    path = tmp_path / "a.ipynb"
+    edit = "from pathlib import Path; Path('a.ipynb').write_text('saved meanwhile')"
+    nbformat.write(new_notebook(cells=[new_code_cell(edit)]), path)
+    with pytest.raises(SystemExit, match="a.ipynb was changed while it ran"): execute(path)
+    assert path.read_text() == "saved meanwhile"
+
+
+def test_a_rehearsal_stays_out_of_the_results(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["headline.py", "--images", "8", "convnext_tiny"])
+    with pytest.raises(SystemExit): headline.main()
+    assert "needs an --out of its own" in capsys.readouterr().err
+
+
 def test_train_keeps_the_notebook_of_a_failed_run(tmp_path, capsys):
     source, target = tmp_path / "a.ipynb", tmp_path / "b.ipynb"
     cells = map(new_code_cell, ["print('first')", "1 / 0", "print('last')"])

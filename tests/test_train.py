@@ -3,6 +3,7 @@ import json
 import math
 import subprocess
 import sys
+import zlib
 from dataclasses import replace
 from functools import partial
 
@@ -312,6 +313,7 @@ training.fit({str(tmp_path / "two")!r}, recipe, training.dataset(24, 10))
               "--standalone", str(tmp_path / "two.py")]
     done = subprocess.run(launch, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
+    assert "strides do not match" not in done.stderr
     run = runs.Run(tmp_path / "two")
     assert run.evidence["processes"] == 2 and names(run.folder) == names(tmp_path / "one")
     for name in ("model", "ema"):
@@ -384,3 +386,64 @@ def test_it_is_said_if_a_run_is_measured_at_another_size_than_it_trains(tmp_path
     recipe = replace(RECIPE, epochs=1, sizes=((0, 32),))
     train.fit(recipe, dataset().at_size(64), tmp_path, "cpu")
     assert "trained at up to 32 px, evaluated at 64" in capsys.readouterr().err
+
+
+# what the recipe asks for reaches the step
+
+def test_layer_decay_betas_and_weight_decay_reach_each_step(tmp_path, monkeypatch):
+    seen, step = [], torch.optim.AdamW.step
+    def watched(self, *args, **kwargs):
+        seen.append([(g["lr"], g["weight_decay"], g["betas"]) for g in self.param_groups])
+        return step(self, *args, **kwargs)
+    monkeypatch.setattr(torch.optim.AdamW, "step", watched)
+    recipe = replace(RECIPE, epochs=1, layer_decay=0.5, weight_decay=0.07, betas=(0.8, 0.95))
+    groups = optim.param_groups(fit(tmp_path, recipe)[0], 0.07, 0.5)
+    assert len({g["lr_scale"] for g in groups}) > 3 and len(seen) == 3
+    for i, found in enumerate(seen):
+        rate = optim.lr_at(recipe, i, 3)
+        assert found == [(rate * g["lr_scale"], g["weight_decay"], (0.8, 0.95)) for g in groups]
+
+
+def test_each_field_reaches_the_function_that_it_is_for(monkeypatch):
+    asked = {}
+    def watched(name, original):
+        def call(*args):
+            asked[name] = args
+            return original(*args)
+        return call
+    for name in ("augment_images", "erase", "mix"):
+        monkeypatch.setattr(train.augment, name, watched(name, getattr(train.augment, name)))
+    recipe = replace(RECIPE, augment="flip randaugment", magnitude=3, erasing=0.4, mixup=0.3,
+                     cutmix=0.7, mix_per_sample=False, label_smoothing=0.2, sizes=((0, 48),))
+    what, g = dataset(), torch.Generator().manual_seed(0)
+    x, target = train.prepare_batch(*next(iter(data.batches(what.train, 8))), recipe, 0, what, g)
+    assert asked["augment_images"][1:] == (("flip", "randaugment"), g, 3, 48)
+    assert asked["erase"][1:] == (0.4, g)
+    assert asked["mix"][2:] == (4, 0.3, 0.7, g, False, 0.2)
+    assert x.shape == (8, 3, 48, 48) and target.min().item() == pytest.approx(0.05)
+
+
+def test_wrong_losses_are_noticed_every_fifty_steps(tmp_path, monkeypatch):
+    step = train.train_step
+    def wrong(job, *args):
+        loss = step(job, *args)
+        return loss if job.step < 50 else 0 * loss + 8  # the mean of all 100 would still pass
+    monkeypatch.setattr(train, "train_step", wrong)
+    with pytest.raises(train.Diverged, match="loss is 8 in epoch 1, step 100"):
+        fit(tmp_path, replace(RECIPE, epochs=1, batch_size=1), dataset(120))
+
+
+def test_the_loss_of_an_epoch_is_the_mean_of_its_steps(tmp_path, monkeypatch):
+    seen, step = [], train.train_step
+    def watched(*args):
+        seen.append(step(*args))
+        return seen[-1]
+    monkeypatch.setattr(train, "train_step", watched)
+    found = [row["loss"] for row in fit(tmp_path)[1].metrics]
+    assert found == pytest.approx(torch.stack(seen).view(4, 3).mean(1).tolist())
+
+
+def test_the_seed_of_a_place_never_changes():
+    "Or checkpoints from before would resume to other bits."
+    assert train.seed_of(0, 3, 17) == zlib.crc32(b"(0, 3, 17)")
+    assert train.seed_of(5, 2) == zlib.crc32(b"(5, 2)")

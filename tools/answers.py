@@ -45,6 +45,7 @@ def main() -> None:
     if len({folder.name for folder in args.runs}) < len(args.runs):
         parser.error("two of the folders have one name")
     dataset = data.load(args.data)
+    for folder in args.runs: models.restore(folder)  # an unfinished one is refused at once
     networks, right = {}, {}
     for folder in args.runs:
         networks[folder.name], right[folder.name] = answered(folder, dataset.val)

@@ -40,4 +40,5 @@ def social_card(path: Path) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2 or sys.argv[1].startswith("-"): sys.exit("tools/card.py FILE.png")
     social_card(Path(sys.argv[1]))

@@ -51,9 +51,10 @@ def call(*command, env=ENV, **kwargs):
 
 def files() -> dict[str, str]:
     "The contents, as hashes, of all files that git does not ignore."
-    names = call("git", "ls-files", "-co", "--exclude-standard", "-z", stdout=subprocess.PIPE)
-    if names.returncode or not names.stdout:
-        raise SystemExit("git does not say which files are here: check in a clone of your own")
+    refusal = SystemExit("git does not say which files are here: check in a clone of your own")
+    try: names = call("git", "ls-files", "-co", "--exclude-standard", "-z", stdout=subprocess.PIPE)
+    except FileNotFoundError: raise refusal from None
+    if names.returncode or not names.stdout: raise refusal
     paths = [ROOT / name for name in names.stdout.split("\0") if name]
     return {str(p.relative_to(ROOT)): hashlib.sha256(p.read_bytes()).hexdigest()
             for p in paths if p.is_file()}

@@ -170,19 +170,6 @@ def chapter_links(name: str) -> str:
             f'<a href="https://github.com/{where}">This notebook on GitHub</a></p>')
 
 
-def solutions(text: str) -> str:
-    "Prose that answers the exercises, folded; `1: ... 2: ...` becomes `Solution 1`, `Solution 2`."
-    text = re.sub(r"^Solutions?[:.]\s*", "", text)
-    parts = re.split(r"(?:^|\s)(\d): ", text)
-    if len(parts) == 1: return fold("Solutions in words", text)
-    return "\n\n".join(fold(f"Solution {number}", answer)
-                       for number, answer in zip(parts[1::2], parts[2::2]))
-
-
-def fold(title: str, text: str) -> str:
-    return f"<details><summary>{title}</summary>\n\n{text}\n\n</details>"
-
-
 def without_entry(module_name: str, documented: set[str]) -> list[str]:
     "Reference entries for public names that nbdev's index leaves out: constants, made functions."
     module = import_module(f"convnext_nb.{module_name}")
@@ -214,7 +201,6 @@ def convert(path: Path, meant: dict[str, str]) -> None:
                 heading = re.sub(r"[`*]", "", heads[-1])
                 in_exercises, asked = "## Exercises" in cell.source, False
             cell.source = markdown(cell.source, meant)
-            if in_exercises and not heads: cell.source = solutions(cell.source)
             cells.append(cell)
         elif re.search(r"^show_doc\(", cell.source, re.M):
             data = [output.get("data", {}) for output in cell.outputs]
@@ -393,6 +379,12 @@ def broken_links(site: Path) -> list[str]:
             known = pages[target].ids if target in pages else {url.fragment}
             if not target.is_file() or unquote(url.fragment) not in known:
                 broken.append(f"{path.relative_to(site)}: {link}")
+    for script in sorted((site / "live").glob("*.js")):
+        if script.name == "weights.js": continue
+        for link in re.findall(r'"(\w+\.html(?:#[\w-]+)?)"', script.read_text(encoding="utf-8")):
+            name, _, anchor = link.partition("#")
+            page = pages.get(site / name)
+            if not page or anchor not in page.ids: broken.append(f"live/{script.name}: {link}")
     return broken
 
 

@@ -10,6 +10,8 @@ from nbclient import NotebookClient
 from PIL import Image
 from places import set_places
 
+from convnext_nb import runs
+
 ROOT = Path(__file__).resolve().parent.parent
 NBS = ROOT / "nbs"
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -54,14 +56,17 @@ def steady(nb) -> None:
 
 def execute(path: Path) -> None:
     "Run one notebook in its folder and write it back. If a cell fails, nothing is written."
-    nb = nbformat.read(path, as_version=4)
+    before = path.read_bytes()
+    nb = nbformat.reads(before.decode(), as_version=4)
     nb.cells.insert(0, nbformat.v4.new_code_cell(FIGURES))
     where = {"metadata": {"path": str(path.parent)}}
     NotebookClient(nb, timeout=None, kernel_name="python3", extra_arguments=["--log-level=40"],
                    coalesce_streams=True, resources=where).execute()
     del nb.cells[0]
     steady(nb)
-    nbformat.write(nb, path)
+    if path.read_bytes() != before:
+        raise SystemExit(f"{path.name} was changed while it ran and is not written: run it again")
+    with runs.atomic_write(path) as f: f.write(f"{nbformat.writes(nb)}\n".encode())
 
 
 def main(names: list[str]) -> None:

@@ -90,6 +90,7 @@ def main() -> None:
     parser.add_argument("networks", nargs="*", metavar="NETWORK",
                         help=f"some of {', '.join(NETWORKS)}; default: all of the recipe's width")
     args = parser.parse_args()
+    if args.images and args.out == FAMILY: parser.error("a rehearsal needs an --out of its own")
     args.networks = args.networks or [n for n in NETWORKS if (n in HALF) == (args.recipe == "race")]
     if unknown := set(args.networks) - set(NETWORKS):
         parser.error(f"no network {', '.join(unknown)}; there are {', '.join(NETWORKS)}")

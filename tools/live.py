@@ -64,7 +64,7 @@ def describe(net: convnext.ConvNeXt, preprocessing: data.Preprocessing, classes,
         "dims": [state[f"stages.{s}.0.norm.weight"].numel() for s in range(len(net.stages))],
         "kernel": state["stages.0.0.dwconv.weight"].shape[-1],
         "stem": net.stem_stride,
-        "layer_scale": layer_scale,  # the start value
+        "layer_scale": layer_scale,  # the initial value
         "classes": list(classes),
         **preprocessing.to_dict(),
     }
@@ -211,5 +211,6 @@ def build(site: Path) -> None:
 
 if __name__ == "__main__":
     target = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "_docs"
+    if target.name.startswith("-"): sys.exit(__doc__)
     build(target)
     print(f"open {target / 'live.html'}")

@@ -4,6 +4,8 @@ import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from convnext_nb import runs
+
 NBS = Path(__file__).resolve().parent.parent / "nbs"
 
 
@@ -12,6 +14,7 @@ def rewrite(paths: Iterable[Path], change: Callable[[dict], dict], lack: str, do
 
     `lack` and `done` are the words before their names. The exit status is 1 if a check finds any.
     """
+    if set(sys.argv[1:]) - {"--check"}: raise SystemExit("options: --check, only say which differ")
     check = "--check" in sys.argv
     differ = []
     for path in sorted(paths):
@@ -19,6 +22,7 @@ def rewrite(paths: Iterable[Path], change: Callable[[dict], dict], lack: str, do
         wanted = json.dumps(change(json.loads(text)), indent=1, ensure_ascii=False) + "\n"
         if text == wanted: continue
         differ.append(path.name)
-        if not check: path.write_text(wanted, encoding="utf-8")
+        if check: continue
+        with runs.atomic_write(path) as f: f.write(wanted.encode())
     if differ: print(f"{lack if check else done}: {', '.join(differ)}")
     return int(bool(differ) and check)

@@ -77,6 +77,7 @@ def build() -> str:
 
 
 if __name__ == "__main__":
+    if set(sys.argv[1:]) - {"--check"}: sys.exit(__doc__)
     text = build()
     readme = ROOT / "README.md"
     if "--check" not in sys.argv:

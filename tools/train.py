@@ -59,6 +59,7 @@ def run(source: Path, target: Path) -> int:
         error = "its kernel died; the usual reason is too little memory"
     if error:
         print(f"\nThe notebook stopped: {error}", file=sys.stderr)
+    if target.exists(): target.replace(target.with_stem(f"{target.stem}-before"))
     nbformat.write(nb, target)
     return code
 
@@ -77,7 +78,8 @@ def main() -> int:
     out = Path(absolute(args.out))
     if out in (ROOT, ROOT / "nbs", ROOT / "image"):
         parser.error(f"OUT={args.out}: choose another folder, such as out")
-    out.mkdir(parents=True, exist_ok=True)
+    try: out.mkdir(parents=True, exist_ok=True)
+    except OSError as e: parser.error(f"OUT={args.out}: {e.strerror}")
     os.environ |= {"DATA": args.data, "OUT": str(out)}
     source = ROOT / "nbs" / "320_final.ipynb"
     target = out / source.name

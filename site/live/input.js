@@ -2,8 +2,10 @@
 // Where pictures come from: examples, a file, the clipboard, a drop, the camera, a sketch.
 
 async function fromBlob(blob) {
-  try { await show(await createImageBitmap(blob)); }  // turned as the camera was held
-  catch { complain("This file is no picture that the browser can read."); }
+  let bitmap;
+  try { bitmap = await createImageBitmap(blob); }  // turned as the camera was held
+  catch { return complain("This file is no picture that the browser can read."); }
+  await show(bitmap);
 }
 
 for (const button of $("examples").querySelectorAll("button"))
@@ -55,6 +57,7 @@ $("dialog").onclose = stopCamera;
 
 let starting = false;  // of two cameras, one would stay on
 $("camera").onclick = async () => {
+  if (!navigator.mediaDevices) return complain("No camera: the browser gives none to this page.");
   if (starting) return;
   starting = true;
   try {

@@ -79,28 +79,36 @@ async function show(bitmap, truth = {}) {
   await run();
 }
 
+// One pass through the network, and everything drawn after it.
+async function pass() {
+  const {seen} = state;
+  const {trace, ms, probabilities} = await ask("run", {seen, off: state.off, patch: state.patch});
+  if (state.seen !== seen) { again = true; return; }  // a new picture has come
+  Object.assign(state, {trace, probabilities});
+  $("ms").textContent = `One pass took ${ms.toFixed(0)} ms on your machine.`;
+  if (state.fresh) {
+    chooseShown();
+    chooseStrongest();
+  }
+  state.fresh = false;
+  drawAll();
+}
+
 // One pass at a time; what is asked for meanwhile is asked once, with the newest patch.
 let running = false, again = false;
 async function run() {
   if (!state.seen) return;
   if (running) { again = true; return; }
   running = true;
-  do {
-    again = false;
-    const {seen} = state;
-    const {trace, ms, probabilities} = await ask("run",
-      {seen, off: state.off, patch: state.patch});
-    if (state.seen !== seen) { again = true; continue; }  // a new picture has come
-    Object.assign(state, {trace, probabilities});
-    $("ms").textContent = `One pass took ${ms.toFixed(0)} ms on your machine.`;
-    if (state.fresh) {
-      chooseShown();
-      chooseStrongest();
-    }
-    state.fresh = false;
-    drawAll();
-  } while (again);
-  running = false;
+  try {
+    do {
+      again = false;
+      await pass();
+    } while (again);
+  } catch (error) {
+    $("ms").textContent = `The network stopped: ${error.message}`;
+    return;
+  } finally { running = false; }
   document.documentElement.dataset.ready = "ran";
 }
 
@@ -205,13 +213,20 @@ function drawOriginal() {
 function drawSeen() {
   const {seen, heat} = state, {size} = config, patch = hidden();
   const small = document.createElement("canvas");
-  drawPixels(small, patch ? withPatch(seen, config, patch) : seen, size);
+  const pixels = patch ? withPatch(seen, config, patch) : seen;
+  drawPixels(small, heat ? inGray(pixels) : pixels, size);
   const pen = sharp($("seen"), SHOWN, SHOWN);
   pen.imageSmoothingEnabled = false;
-  pen.filter = heat ? "grayscale(1)" : "none";
   pen.drawImage(small, 0, 0, SHOWN, SHOWN);
-  pen.filter = "none";
   if (heat) drawHeat(pen, heat, SHOWN);
+}
+
+// The same bytes, three for each pixel, without color.
+function inGray(pixels) {
+  const gray = new Uint8ClampedArray(pixels.length);
+  for (let i = 0; i < pixels.length; i += 3)
+    gray.fill(0.2126 * pixels[i] + 0.7152 * pixels[i + 1] + 0.0722 * pixels[i + 2], i, i + 3);
+  return gray;
 }
 
 function drawField(pen, field, ink) {
@@ -245,9 +260,10 @@ $("restore").onclick = () => {
 
 // Light or dark, as the book's pages have been set, else as the system is.
 const darkness = matchMedia("(prefers-color-scheme: dark)");
+let picked = null;  // by the button, where nothing can be stored
 function setTheme() {
-  let chosen = null;
-  try { chosen = localStorage.getItem("theme"); } catch { /* a file may have no storage */ }
+  let chosen = picked;
+  try { chosen = localStorage.getItem("theme") ?? picked; } catch { /* a file may have no storage */ }
   const dark = chosen === "dark" || (chosen !== "light" && darkness.matches);
   document.documentElement.dataset.theme = dark ? "dark" : "light";
   $("theme").textContent = dark ? "Light" : "Dark";
@@ -255,7 +271,8 @@ function setTheme() {
 }
 darkness.onchange = setTheme;
 $("theme").onclick = () => {
-  try { localStorage.setItem("theme", isDark() ? "light" : "dark"); } catch { return; }
+  picked = isDark() ? "light" : "dark";
+  try { localStorage.setItem("theme", picked); } catch { /* then it holds for this visit */ }
   setTheme();
 };
 document.documentElement.classList.add("js");

@@ -96,16 +96,31 @@ function makeStrip() {
   for (const canvas of $("strip").querySelectorAll("canvas.bars:not(#curve)")) tellBars(canvas);
 }
 
-// The pointer over bars: the line below tells the channel and its number.
+// The pointer over bars, or the arrow keys: the line below tells the channel and its number.
 function tellBars(canvas) {
   const line = $(`${canvas.id}-words`);
-  canvas.onpointermove = event => {
+  const name = canvas.id === "bars-wide" ? "hidden unit" : "channel";
+  let at = -1;
+  function tell(to) {
     if (!canvas.bars) return;
     line.style.minHeight = `${line.offsetHeight}px`;  // so that nothing jumps
-    const {left, width} = canvas.getBoundingClientRect();
-    const at = barAt((event.clientX - left) / width, canvas.bars.length);
-    const name = canvas.id === "bars-wide" ? "hidden unit" : "channel";
+    at = Math.min(canvas.bars.length - 1, Math.max(0, to));
     line.textContent = `${name} ${at}: ${number(canvas.bars[at])}`;
+  }
+  function point(event) {
+    const {left, width} = canvas.getBoundingClientRect();
+    if (canvas.bars) tell(barAt((event.clientX - left) / width, canvas.bars.length));
+  }
+  function restore() { line.textContent = canvas.dataset.words || line.textContent; }
+  canvas.tabIndex = 0;
+  canvas.onpointermove = canvas.onpointerdown = point;
+  canvas.onpointerleave = event => { if (event.pointerType !== "touch") restore(); };
+  canvas.onblur = restore;
+  canvas.onkeydown = event => {
+    const by = {ArrowLeft: -1, ArrowRight: 1}[event.key];
+    if (!by) return;
+    event.preventDefault();
+    tell(at + by);
+    say(line.textContent);
   };
-  canvas.onpointerleave = () => { line.textContent = canvas.dataset.words || line.textContent; };
 }

@@ -21,7 +21,7 @@ const FIELDS = {  // field: [its name, what its values mean, or a function that 
   head_norm: ["norm before the classifier", {true: "yes", false: "no"}],
   layer_scale: ["layer scale",
     value => value === null ? "none" : `yes, starting at ${value} (training changes it)`],
-  init: ["start values", {torch: "PyTorch's own", "trunc normal": "truncated normal, 0.02"}],
+  init: ["initial weights", {torch: "PyTorch's own", "trunc normal": "truncated normal, 0.02"}],
 };
 
 const REASONS = {  // step: why the paper took it

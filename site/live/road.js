@@ -77,7 +77,7 @@ function drawDiagram(element, boxes, others, most, moved, alone) {
     y += height;
     const [figure, words] = row.children;
     figure.style.clipPath = outline(box, most);
-    figure.style.background = box.kind === "add" ? color("quiet") : ROAD.colors[box.kind];
+    figure.style.background = box.kind === "add" ? "var(--quiet)" : ROAD.colors[box.kind];
     words.textContent = boxWords(box);
     if (found.length) words.prepend(makeElement("em", found.join(", ")));
     if (boxNumbers(box)) words.append(makeElement("small", boxNumbers(box)));

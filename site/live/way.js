@@ -42,7 +42,11 @@ function makeChip(s, b) {
   button.setAttribute("aria-label", `Open block ${b + 1} of stage ${s + 1}`);
   tick.setAttribute("aria-label", `Use block ${b + 1} of stage ${s + 1}`);
   tick.parentElement.title = "Untick to take this block away";
-  button.onclick = () => { openBlock(s, b); showOpened(); };
+  button.onclick = () => {
+    if (!state.trace) return;  // the network is still on its way
+    openBlock(s, b);
+    showOpened();
+  };
   tick.onchange = () => {
     const name = `${s}.${b}`, others = state.off.blocks.filter(other => other !== name);
     state.off.blocks = tick.checked ? others : [...others, name];

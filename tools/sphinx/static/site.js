@@ -80,5 +80,8 @@ document.addEventListener("DOMContentLoaded", () => {
   showCurrentChapter();
   reachScrolling();
 });
+document.addEventListener("toggle", reachScrolling, true);  // what opens may be wide
+document.addEventListener("input", reachScrolling);
+window.addEventListener("resize", reachScrolling);
 window.addEventListener("load", openFigures);
 window.addEventListener("pageshow", turnFlipbooks);
