@@ -52,7 +52,7 @@ def as_files(split: data.Split, folder: Path) -> Path:
 def bench_data(dataset: data.Dataset, repeats: int = 5, n: int = 4000) -> list[dict]:
     "One pass over `n` images: ImageFolder with a DataLoader, and this library's batches."
     few = train.fixed_subset(dataset.train, n)
-    cores = os.cpu_count()
+    cores = device.usable_cores()
     def usual(workers):
         for _ in torch.utils.data.DataLoader(files, 128, shuffle=True, num_workers=workers): pass
     def as_bytes():
@@ -306,7 +306,7 @@ def one_pass(
     if one.library == "timm": net = peers.build_peer(net, "timm")
     gpu = train.best_device() == "cuda"
     loader = usual_loader(folder, dataset.preprocessing, recipe.batch_size,
-                          os.cpu_count() if gpu else 0)
+                          device.usable_cores() if gpu else 0)
     at_once = None
     if level >= HOW.index("micro-batches"):
         at_once = device.choose_micro_batch(recipe, torch.device("cpu"), net,

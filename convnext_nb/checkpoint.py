@@ -100,9 +100,9 @@ def load(path: Path, job: Job):
     job.step = len(job.losses)
     job.seconds = state["seconds"]
     job.machines = state["machines"]
-    last = job.machines[-1] if job.machines else {}
-    here = last.get("device_type", job.device.type) == job.device.type
-    if here or job.recipe.micro_batch != "auto":  # else what suits this device
+    trained_on = job.machines[-1].get("device_type") if job.machines else None
+    same_device = trained_on in (None, job.device.type)
+    if job.recipe.micro_batch == "auto" and same_device:  # else `choose_micro_batch` has decided
         job.micro_batch = state.get("micro_batch")  # an older run took the whole batch
     job.first_steps = state.get("first_steps", 0)  # an older run did not count them
     job.first_seconds = state.get("first_seconds", 0.0)

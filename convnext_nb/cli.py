@@ -190,7 +190,7 @@ def settle(recipe, dataset, classes, holdout, device):
 def changed(recipe, epochs, model_args, fields, options) -> train.Recipe:
     "The recipe with the options of `cnx_train`."
     if epochs: recipe = recipe.with_epochs(epochs)
-    model = options.get("model", recipe.model)
+    model = (fields | options).get("model", recipe.model)
     start = recipe.start if model == recipe.model else None  # another network's weights
     args = model_args_for(recipe, model) | model_args
     return train.Recipe.from_dict(recipe.to_dict() | dict(model_args=args, start=start)
@@ -200,15 +200,16 @@ def check_options(recipe, epochs, model_args, fields, options) -> train.Recipe:
     "What is asked for, as far as it shows without data; ValueError for mistakes in it."
     known = train.Recipe() if recipe == "auto" else recipe_by_name(recipe)
     asked = changed(known, epochs, model_args, fields, options)
-    if recipe != "auto" or "model" in options:  # else the data decide about the network
+    if recipe != "auto" or "model" in fields | options:  # else the data decide about the network
         cost.on_meta(models.create, asked.model, 2, **asked.model_args)
     return asked
 
 # %% ../nbs/430_cli.ipynb #3d79e2d7
 _SHARED = {  # which of a recipe's arguments a network of that name takes, too; the first counts
-    "convnextv2": ("drop_path", "stem_stride"), "convnext_isotropic": ("drop_path",),
-    "convnext": ("drop_path", "stem_stride", "layer_scale"), "swin": ("drop_path", "stem_stride"),
-    "resnet": ("stem_stride",), "roadmap/": ("drop_path", "stem_stride", "width_mult")}
+    "convnextv2": ("drop_path", "stem_stride", "init"), "convnext_isotropic": ("drop_path",),
+    "convnext": ("drop_path", "stem_stride", "init", "layer_scale"),
+    "swin": ("drop_path", "stem_stride"), "resnet": ("stem_stride",),
+    "roadmap/": ("drop_path", "stem_stride", "init", "width_mult")}
 
 def model_args_for(recipe: train.Recipe, model: str) -> dict:
     "The recipe's model_args; for another network, those that it has as well."
@@ -243,6 +244,7 @@ def size_for(asked: train.Recipe, stream: int = 0) -> int | None:
         raise ValueError(f"--stream {stream}, but the recipe works at {works_at} pixels: give "
                          f"--stream {works_at}, or --change "
                          f"'{{\"size\": {stream}, \"sizes\": []}}'")
+    # sizes up to 64 are cut down from the 64 pixels at which `data.load` packs
     return works_at if asked.size or largest > 64 else None
 
 # %% ../nbs/430_cli.ipynb #a1deb994

@@ -139,7 +139,8 @@ def _builder(name, depths, width, **fixed):
         return ConvNeXt(num_classes=num_classes, in_chans=in_chans, drop_path=drop_path,
                         **settings)
     version = "V2" if fixed.get("grn") else "V1"
-    build.__doc__ = f"ConvNeXt {version} with depths {depths} and dims {dims}."
+    build.__doc__ = (f"ConvNeXt {version} with depths {depths} and dims {dims}: images "
+                     "(B, in_chans, H, W) to logits (B, num_classes). Arguments: see ConvNeXt.")
     build.__name__ = name
     build.__qualname__ = name  # pickle looks for it under this name
     return build

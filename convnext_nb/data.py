@@ -203,30 +203,34 @@ def _say_once(text): print(text, file=sys.stderr)
 # %% ../nbs/228_data.ipynb #eb76c350
 def _open_folder(path):
     folder = Path(path).expanduser()
-    if not folder.is_dir(): raise FileNotFoundError(f"there is no folder {path}")
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no folder {path}: give one that holds a folder of "
+                                "pictures for each class")
     return Archive(folder)
 
 def find_pictures(
     path,  # class/picture.jpg, or train/class/picture.jpg and val/class/picture.jpg
 ) -> tuple[Archive, list[str], dict]:  # folder; classes; {"train": (names, labels), ...}
-    """The pictures below a folder and their labels, unread; "val" only where there is val/.
+    """The pictures below a folder and their labels, unread; "val" only where there is val/, or
+    test/ instead.
 
     Says on stderr what it skips. ValueError for a class without training pictures or with too
     few, and for a class folder without any."""
     archive = _open_folder(path)
-    found = {split: _by_class(archive, root) for split, root in _training_folders(archive).items()}
-    for split, root in _training_folders(archive).items():
-        _check_classes(archive, root, found[split])
+    roots = _training_folders(archive)
+    found = {split: _by_class(archive, root) for split, root in roots.items()}
+    for split, root in roots.items(): _check_classes(archive, root, found[split])
     classes = sorted(found["train"])
-    if not split_folders(archive): _say_if_splits(archive, classes)
+    if not roots["train"]: _say_if_splits(archive, classes)  # no splits
     if "val" not in found:
         for c, names in found["train"].items():
             if len(names) < 2:
-                where = archive.path / _training_folders(archive)["train"] / c
+                where = archive.path / roots["train"] / c
                 raise ValueError(f"{where} has one picture; two are needed, one of them for "
                                  "validation")
     if unknown := set(found.get("val", ())) - set(classes):
-        raise ValueError(f"{path}: val/ has classes that train/ lacks: {sorted(unknown)}")
+        raise ValueError(f"{path}: {roots['val']} has classes that {roots['train']} lacks: "
+                         f"{sorted(unknown)}")
     splits = {split: _listed(by_class, classes) for split, by_class in found.items()}
     used = {name for names, _ in splits.values() for name in names}
     kept = split_folders(archive).get("test", "/")  # for measuring; no name begins with /

@@ -117,8 +117,9 @@ def pretrain(
 ) -> tuple[FCMAE, list[float]]:  # in evaluation mode; the mean loss of each epoch
     """Trains a network to paint what is hidden. `weights.save(model.encoder, path)` keeps it.
 
-    ValueError for another network than a ConvNeXt, and for images that are not cut into patches
-    without a rest."""
+    On the CPU. Of the recipe, `start`, `head_init_scale`, `ema`, `micro_batch` and `compile` play
+    no part. ValueError for another network than a ConvNeXt, and for images that are not cut into
+    patches without a rest."""
     if recipe.size: dataset = dataset.at_size(recipe.size)
     recipe = replace(recipe, mixup=0.0, cutmix=0.0)
     torch.manual_seed(recipe.seed)
@@ -151,7 +152,8 @@ def pretrain(
 
 # %% ../nbs/185_v2.ipynb #paintable
 def _check_paintable(encoder, recipe, dataset):
-    if not isinstance(encoder, ConvNeXt): raise ValueError(f"{recipe.model} is no ConvNeXt")
+    if not isinstance(encoder, ConvNeXt):
+        raise ValueError(f"{recipe.model} is no ConvNeXt; choose one, such as convnextv2_atto")
     patch = encoder.total_stride
     for size in recipe.training_sizes(dataset.preprocessing.size):
         if size % patch or size == patch:

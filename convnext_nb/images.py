@@ -198,12 +198,22 @@ def train_val_split(train: Split) -> tuple[Split, Split]:
 
 # %% ../nbs/220_images.ipynb #92cfceb3
 @patch
+def _nothing_held_out(self: Dataset):
+    "Which images are held out depends on how many there are, so it must come last to be repeated."
+    if self.holdout:
+        raise ValueError(f"{self.name}: {self.holdout} images a class are held out already; call "
+                         "select first, and hold_out once, last")
+
+@patch
 def hold_out(
     self: Dataset,
     per_class: int = 25,  # images
     seed: int = 0,
 ) -> Dataset:
-    "For choices: `val` becomes a fixed part of the training images, `train` the others."
+    """For choices: `val` becomes a fixed part of the training images, `train` the others.
+
+    ValueError if a class has too few, or if some are held out already."""
+    self._nothing_held_out()
     fewest = int(torch.bincount(self.train.labels, minlength=len(self.classes)).min())
     if not 0 < per_class < fewest:
         raise ValueError(f"{self.name}: cannot hold out {per_class} training images a class, "
@@ -236,7 +246,10 @@ def select(
     self: Dataset,
     classes,  # how many, or a list of names (one word of a name will do)
 ) -> Dataset:
-    "The data set with fewer classes, labels renumbered; ValueError for an unknown name."
+    """The data set with fewer classes, labels renumbered.
+
+    ValueError for an unknown name, for one that is there twice, and after `hold_out`."""
+    self._nothing_held_out()
     if isinstance(classes, int):
         if not 2 <= classes <= len(self.classes):
             raise ValueError(f"{self.name} has {len(self.classes)} classes: "
@@ -244,6 +257,8 @@ def select(
         keep = [i * len(self.classes) // classes for i in range(classes)]
     else:
         keep = [self._index(name) for name in classes]
+        if len(set(keep)) < len(keep):
+            raise ValueError(f"{self.name}: {list(classes)} names a class twice; name each once")
     new = torch.full((len(self.classes),), -1)  # the new number of each class; -1: left out
     new[keep] = torch.arange(len(keep))
     def part(split):

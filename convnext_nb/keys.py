@@ -171,8 +171,8 @@ def rules(
     for first_key, family in _FAMILIES.items():
         if first_key in keys: found = dict(family)
     has_grn = any(".grn." in key for key in keys)  # V2
-    for format in ("torchvision", "dinov3") if has_grn else ("minkowski",): found.pop(format, None)
-    return found
+    absent = ("torchvision", "dinov3") if has_grn else ("minkowski",)
+    return {format: table for format, table in found.items() if format not in absent}
 
 def formats(model: nn.Module) -> list[str]:
     "The formats that a network like `model` exists in; the likeliest first."
@@ -357,17 +357,18 @@ def _compare(expected, state, prefix):
     extra = set(full) - wanted  # (old files have no such counts, and PyTorch takes them)
     outside = [key for key in state if not key.startswith(prefix)]
     fresh = []
-    if head.isdisjoint(wanted) or head.isdisjoint(full):  # only the body can be loaded
-        lacks_norm = bool(norm) and norm <= missing
-        if missing <= (head | norm if lacks_norm else head):
-            if missing & head: fresh.append("the head")
-            if lacks_norm: fresh.append("the last norm")
-            missing = set()
-            body = {key.split(".")[0] for key in wanted - head - norm}
-            beside = {key for key in extra
-                      if key.split(".")[0] not in body or key.endswith("mask_token")}
-            outside += [full[key] for key in beside]
-            extra -= beside
+    only_body = head.isdisjoint(wanted) or head.isdisjoint(full)
+    lacks_norm = bool(norm) and norm <= missing
+    optional = head | norm if lacks_norm else head
+    if only_body and missing <= optional:
+        if missing & head: fresh.append("the head")
+        if lacks_norm: fresh.append("the last norm")
+        missing = set()
+        body = {key.split(".")[0] for key in wanted - head - norm}
+        beside = {key for key in extra
+                  if key.split(".")[0] not in body or key.endswith("mask_token")}
+        outside += [full[key] for key in beside]
+        extra -= beside
     tensors = {key: state[name] for key, name in full.items()}
     return Match(format, prefix, tensors, len(wanted & set(full)), sorted(missing),
                   sorted(extra), fresh, sorted(outside))

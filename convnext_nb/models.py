@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 from torch import nn
+from torchvision.transforms.functional import pil_to_tensor
 
 from . import convnext, data, resnet, roadmap, runs, swin, weights
 from .data import Preprocessing, Split
@@ -140,16 +141,16 @@ def classify(
     classes: tuple[str, ...],  # names, in the order of the logits
     top: int | None = None,  # how many classes per picture; None: five, or all if they are fewer
 ) -> list[list[tuple[str, float]]]:
-    "For each picture the likeliest classes with their probabilities (0 to 1), likeliest first."
+    """For each picture the likeliest classes with their probabilities (0 to 1), likeliest first.
+
+    ValueError for a `top` that is not 1 to the number of classes."""
     if top is None: top = min(5, len(classes))
     if not 1 <= top <= len(classes): raise ValueError(f"top {top}: 1 to {len(classes)} classes")
     if not pictures: return []
-    side = preprocessing.size
     fitted = [data.resize_and_crop(picture, preprocessing) for picture in pictures]
-    pixels = [bytearray(picture.tobytes()) for picture in fitted]
-    images = torch.stack([torch.frombuffer(p, dtype=torch.uint8) for p in pixels])
-    no_labels = torch.zeros(len(pictures)).long()
-    split = Split(images.view(-1, side, side, 3), no_labels)
+    images = torch.stack([pil_to_tensor(picture) for picture in fitted])  # (N, 3, size, size)
+    no_labels = torch.zeros(len(pictures), dtype=torch.int64)
+    split = Split(images.permute(0, 2, 3, 1).contiguous(), no_labels)
     best = predict(model, split, preprocessing).softmax(1).topk(top)  # (N, top) each
     return [[(classes[i], p) for i, p in zip(indices, probabilities)]
             for indices, probabilities in zip(best.indices.tolist(), best.values.tolist())]

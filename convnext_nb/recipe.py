@@ -91,8 +91,10 @@ def from_dict(cls: Recipe, values: dict) -> Recipe:
 
     Without `micro_batch`, which older recipes lack, it takes whole batches. Raises ValueError if a
     field is unknown."""
-    unknown = set(values) - {f.name for f in fields(cls)}
-    if unknown: raise ValueError(f"no field {', '.join(sorted(unknown))} in Recipe")
+    names = [f.name for f in fields(cls)]
+    unknown = sorted(set(values) - set(names))
+    if unknown:
+        raise ValueError(f"no field {', '.join(unknown)} in Recipe; there are: {', '.join(names)}")
     return cls(**(dict(micro_batch=None) | values))  # an older recipe took the whole batch
 
 # %% ../nbs/260_recipe.ipynb #162a01f1

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BLOCK_FIELDS', 'NORMS', 'ACTS', 'Step', 'steps', 'step', 'Diff', 'diff', 'nearest_blocks', 'DepthwiseFirst',
-           'Network', 'build', 'check_costs']
+           'Network', 'build', 'cost_rows']
 
 # %% ../nbs/150_roadmap.ipynb #77de68da
 from dataclasses import dataclass, fields, replace
@@ -44,7 +44,7 @@ class Step:
     stem_norm: bool = False  # a norm after a patchify stem
     head_norm: bool = False  # a norm after the global average pool
     layer_scale: float | None = None  # initial value of the residual branches' scale
-    init: str = "torch"  # PyTorch's own initial weights, or "trunc normal" (std 0.02)
+    init: str = "torch"  # PyTorch's own (0.02 for fc), or "trunc normal" (std 0.02)
     # the paper's numbers
     top1: float | None = None  # ImageNet-1K top-1, per cent
     top1_std: float | None = None  # over three seeds
@@ -108,6 +108,8 @@ _PAPER = {  # top-1, its standard deviation, printed GFLOPs, recomputed 10^9 mul
         ln=(83.35, None, 14.81, 14.8066), sep_ds=(83.60, None, 15.35, 15.3547))}
 
 # %% ../nbs/150_roadmap.ipynb #17ba0791
+_NUMBERS = ("top1", "top1_std", "gflops", "gmacs", "params")  # the columns of a table
+
 def steps(
     regime: str = "resnet50",  # "resnet50" or "resnet200", the paper's Tables 10 and 11
 ) -> list[Step]:
@@ -119,11 +121,10 @@ def steps(
     if regime not in _REGIMES:
         raise ValueError(f"unknown regime {regime!r}; there are: {', '.join(_REGIMES)}")
     own, paper = _REGIMES[regime], _PAPER[regime]
-    numbers = ("top1", "top1_std", "gflops", "gmacs", "params")
-    found = {"base": Step(**own["base"], **dict(zip(numbers, paper["base"])))}
+    found = {"base": Step(**own["base"], **dict(zip(_NUMBERS, paper["base"])))}
     for name, label, parent, change in _ROWS:
         found[name] = replace(found[parent], name=name, label=label, parent=parent, **change,
-                              **own.get(name, {}), **dict(zip(numbers, paper[name])))
+                              **own.get(name, {}), **dict(zip(_NUMBERS, paper[name])))
     return list(found.values())
 
 # %% ../nbs/150_roadmap.ipynb #7b52009b
@@ -141,8 +142,6 @@ def _find(name, regime):
     return found[name]
 
 # %% ../nbs/150_roadmap.ipynb #f1abd670
-_NUMBERS = ("top1", "top1_std", "gflops", "gmacs", "params")
-
 class Diff(dict):
     "What two steps differ in: field -> (before, after). Prints and shows one line per field."
     def __repr__(self):
@@ -362,11 +361,11 @@ def build(
     return Network(made, num_classes, in_chans, stem_stride, drop_path)
 
 # %% ../nbs/150_roadmap.ipynb #b6692ea5
-def check_costs(regime: str = "resnet50") -> list[dict]:
+def cost_rows(regime: str = "resnet50") -> list[dict]:
     "One row per step: the paper's numbers, and the cost of the network that `build` makes."
     rows = []
     for s in steps(regime):
-        with torch.device("meta"): c = cost.count(build(s))
+        c = cost.count(cost.on_meta(build, s))
         rows.append(dict(step=s.name, label=s.label, top1=s.top1, printed=s.gflops,
                          expected=s.gmacs, gmacs=c.gmacs, params=c.params,
                          params_expected=s.params))

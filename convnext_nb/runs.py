@@ -6,6 +6,7 @@
 __all__ = ['atomic_write', 'write_error', 'write_json', 'Run', 'machine', 'commit', 'load', 'names', 'free_folder', 'tensorboard']
 
 # %% ../nbs/265_runs.ipynb #77de68da
+import fcntl
 import json
 import os
 import platform
@@ -19,10 +20,6 @@ from pathlib import Path
 import torch
 from fastcore.basics import patch
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
 
 # %% ../nbs/265_runs.ipynb #e5c99191
 @contextmanager
@@ -125,8 +122,7 @@ def alone(self: Run) -> Iterator[None]:
     try: file = open(path, "w")
     except OSError as e: raise write_error(path, e) from e
     with file:
-        try:
-            if fcntl: fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try: fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ValueError(f"{self.folder} is being trained in already; wait for the end, or "
                              "use another folder") from None

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['stage_modules', 'hooked', 'run_to', 'receptive_field', 'field_size', 'untrained', 'grad_cam', 'stage_cam',
-           'true_and_rival', 'object_boxes', 'box_masks', 'energy_inside', 'peak', 'cam_in_boxes', 'branch_modules',
+           'true_and_rival', 'object_boxes', 'box_masks', 'energy_inside', 'peak', 'cam_in_boxes', 'blocks_of',
            'silenced', 'is_right', 'without_each_block', 'class_kind', 'mistakes']
 
 # %% ../nbs/350_seen.ipynb #5ee00002
@@ -43,8 +43,7 @@ def run_to(
     "Runs the whole network: its logits (B, K), and the output of `module`."
     outputs = []
     with hooked(module, lambda module, inputs, output: outputs.append(output)): logits = net(x)
-    if len(outputs) == 1: return logits, outputs[0]
-    return logits, torch.cat(outputs)  # a network may pass a batch through in parts
+    return logits, outputs[0]
 
 # %% ../nbs/350_seen.ipynb #e83bebf0
 def receptive_field(
@@ -98,12 +97,15 @@ def untrained(
     ValueError if it did not start from random weights."""
     asked = runs.Run(folder).recipe
     recipe = train.Recipe.from_dict(asked["recipe"])
-    if recipe.start: raise ValueError(f"{folder} started from {recipe.start}")
+    if recipe.start: raise ValueError(f"{folder} started from {recipe.start}; choose a run "
+                                   "that began at random")
     torch.manual_seed(recipe.seed)
     net = train.fresh_network(recipe, len(asked["data"]["classes"]))
+    net.eval()
     for module in net.modules():
-        if isinstance(module, nn.BatchNorm2d): module.momentum = None  # a plain average
-    net.train()
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None  # a plain average
+            module.train()
     with torch.no_grad(): net(x)
     return net.eval()
 
@@ -242,12 +244,10 @@ def cam_in_boxes(
     return rows
 
 # %% ../nbs/350_seen.ipynb #5ee00019
-def branch_modules(net: nn.Module) -> dict[str, nn.Module]:
-    "The last module of each residual branch, by its block: `1.2` is the second block of stage 1."
-    found = {}
-    for i, stage in enumerate(stage_modules(net), 1):
-        for j, block in enumerate(stage, 1): found[f"{i}.{j}"] = block.drop_path
-    return found
+def blocks_of(net: nn.Module) -> dict[str, nn.Module]:
+    "Each residual block; `1.2` is the second one of stage 1. Its branch ends in its `drop_path`."
+    return {f"{i}.{j}": block for i, stage in enumerate(stage_modules(net), 1)
+            for j, block in enumerate(stage, 1)}
 
 def silenced(module: nn.Module, inputs: tuple, output: torch.Tensor) -> torch.Tensor:
     "For `hooked`: takes a branch away."
@@ -274,12 +274,10 @@ def without_each_block(
     """
     whole = is_right(net, x, y).float()
     rows = []
-    for name, branch in branch_modules(net).items():
-        stage, place = map(int, name.split("."))
-        block = stage_modules(net)[stage - 1][place - 1]
-        with hooked(branch, silenced): lost = whole - is_right(net, x, y).float()
+    for name, block in blocks_of(net).items():
+        with hooked(block.drop_path, silenced): lost = whole - is_right(net, x, y).float()
         with torch.inference_mode():
-            size = run_to(net, branch, x[:250])[1].square().mean().sqrt().item()
+            size = run_to(net, block.drop_path, x[:250])[1].square().mean().sqrt().item()
             out = run_to(net, block, x[:250])[1].square().mean().sqrt().item()
         row = dict(block=name, drop=100 * lost.mean().item(),
                    error=100 * (lost.std() / len(lost)**0.5).item(), loudness=size / out)

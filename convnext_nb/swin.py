@@ -224,7 +224,7 @@ class PatchMerging(nn.Module):
         return self.reduction(x)  # (B, H / 2, W / 2, 2 * dim)
 
 # %% ../nbs/190_swin.ipynb #ddcf3d1a
-class _ChannelsLast(nn.Module):
+class _ToBHWC(nn.Module):
     def forward(self, x): return x.permute(0, 2, 3, 1)
 
 def _check(depths, heads, stem_stride, window, img_size):
@@ -251,7 +251,7 @@ def _check_size(x, img_size):
 def _features(depths, dim, heads, in_chans, drop_path, stem_stride, img_size, window):
     "Patch embedding, then stages with merging between them: torchvision's `features`."
     patches = nn.Conv2d(in_chans, dim, stem_stride, stem_stride)
-    parts = [nn.Sequential(patches, _ChannelsLast(), nn.LayerNorm(dim))]
+    parts = [nn.Sequential(patches, _ToBHWC(), nn.LayerNorm(dim))]
     rates = iter(drop_path_rates(drop_path, sum(depths)))
     stride = stem_stride
     for i, depth in enumerate(depths):

@@ -28,7 +28,7 @@ from torch import nn
 from . import convnext
 from .data import Preprocessing
 from .fast import speed_up
-from .layers import check_image
+from .layers import channels_last, check_image
 
 # %% ../nbs/415_timm.ipynb #5fd138a3
 class TimmConvNeXt(convnext.ConvNeXt):
@@ -71,7 +71,7 @@ class TimmConvNeXt(convnext.ConvNeXt):
 def _maps(self: TimmConvNeXt, x, stop=None):  # (B, in_chans, H, W)
     "The maps of the first `stop` stages; None: of all."
     check_image(x, self.in_chans, self.total_stride)
-    x = x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)  # channels last in memory
+    x = channels_last(x)
     maps = []
     for downsample, stage in zip(self.downsample_layers, self.stages[:stop]):
         x = downsample(x)

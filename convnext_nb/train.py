@@ -27,7 +27,7 @@ from torch import nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from . import augment, checkpoint, cost, data, optim, runs, weights
+from . import augment, checkpoint, cost, data, keys, optim, runs, weights
 from .checkpoint import Interrupted, Job, Saver, delay_interrupt  # noqa: F401
 from .data import Dataset, Split
 from convnext_nb.device import (
@@ -116,7 +116,8 @@ def train_step(
     n = micro_batches(job, len(x), x.shape[-1])
     total = 0.0
     job.optimizer.zero_grad()
-    with torch.autocast(job.device.type, torch.bfloat16, enabled=False):  # see above
+    # casts nothing itself, but keeps what `loss_of` casts of the weights until the last micro-batch
+    with torch.autocast(job.device.type, torch.bfloat16, enabled=False):
         for i, (images, labels) in enumerate(zip(x.tensor_split(n), y.tensor_split(n))):
             wait = job.accelerator and i < n - 1  # processes exchange only the whole sum
             with job.accelerator.no_sync(job.wrapped) if wait else nullcontext():
@@ -202,9 +203,9 @@ def _check_sizes(recipe, dataset):
 def fresh_network(recipe: Recipe, num_classes: int) -> nn.Module:
     "The recipe's network with random weights, the head's times `head_init_scale`."
     model = create(recipe.model, num_classes, **recipe.model_args)
-    _, head_name = weights.first_and_last(model)
+    head = model.get_submodule(keys.last_layer(model))
     with torch.no_grad():
-        for p in model.get_submodule(head_name).parameters(): p.mul_(recipe.head_init_scale)
+        for p in head.parameters(): p.mul_(recipe.head_init_scale)
     return model
 
 def _network(recipe, dataset, begun):
@@ -238,6 +239,10 @@ def prepare(
               bf16=use_bf16(recipe, device), accelerator=accelerator)
     job.micro_batch = choose_micro_batch(recipe, device, model, dataset.preprocessing.size)
     job.keeps_memory = device.type == "cpu" and keep_memory()
+    images = _images_per_step(job)
+    if images % job.world_size:
+        raise ValueError(f"a step of {images} images cannot be shared equally by {job.world_size} "
+                         "processes: start a number of processes that divides it")
     if recipe.ema:
         from timm.utils import ModelEmaV3
         job.ema = ModelEmaV3(model, decay=recipe.ema)
@@ -274,7 +279,8 @@ def how_it_runs(job: Job) -> str:
     "One line: device, precision, how a batch is taken, what happens to freed memory."
     threads = torch.get_num_threads()
     batch = _images_per_step(job) // job.world_size
-    sizes = sorted({training_size(job, epoch) for epoch in range(job.recipe.epochs)})
+    full = job.dataset.preprocessing.size
+    sizes = sorted(job.recipe.training_sizes(full))
     parts = [math.ceil(batch / micro_batches(job, batch, size)) for size in sizes]
     words = [f"{threads} thread{'s' if threads > 1 else ''}" if job.device.type == "cpu"
              else job.device.type]
@@ -285,7 +291,6 @@ def how_it_runs(job: Job) -> str:
         steps = ", ".join(f"{part} ({size} px)" for part, size in zip(parts, sizes))
         words.append(f"batches of {batch} images in parts of {steps}")
     if job.keeps_memory: words.append("memory kept")
-    full = job.dataset.preprocessing.size
     if sizes[-1] != full: words.append(f"trained at up to {sizes[-1]} px, evaluated at {full}")
     return ", ".join(words)
 
@@ -412,9 +417,9 @@ def accuracies(job: Job, size: int) -> dict:
 
 def _check_finite(job, *losses):
     "Raises Diverged if a loss is not finite: the last step of the epoch broke the weights."
-    losses = torch.tensor(losses)
-    if losses.isfinite().all(): return  # only NaN or infinity counts here
-    check_losses(losses, len(job.dataset.classes), f"after epoch {job.epoch + 1}", job.recipe)
+    if all(map(math.isfinite, losses)): return  # only NaN or infinity counts here
+    check_losses(torch.tensor(losses), len(job.dataset.classes),
+                 f"after epoch {job.epoch + 1}", job.recipe)
 
 def epoch_row(job: Job) -> dict:
     "The line of `metrics.jsonl` for the epoch that was just trained."
@@ -568,7 +573,8 @@ def fit(
     save_minutes: float = 10.0,  # time between two saves within an epoch
     epoch_seconds: float | None = None,  # between saves at ends of epochs; None: 60 on a GPU or 0
 ) -> tuple[nn.Module, runs.Run]:  # the network in evaluation mode, and the run
-    """Trains a network and leaves a run folder. A finished run is returned as it is.
+    """Trains a network and leaves a run folder. A finished run that still has its `checkpoint.pt`
+    is returned as it is.
 
     Each epoch adds a line to `metrics.jsonl` (`epoch_row`). The end adds `evidence.json`,
     `model.safetensors`, and `ema.safetensors` if the recipe keeps an average (`finish`).

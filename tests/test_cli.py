@@ -173,14 +173,14 @@ def test_closed_stderr(as_script, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("recipe, model, kept", [
     ("tiny_fast", "", ["drop_path", "init", "layer_scale", "stem_stride"]),
-    ("tiny_fast", "convnext_small", ["drop_path", "layer_scale", "stem_stride"]),
-    ("tiny_fast", "convnextv2_tiny", ["drop_path", "stem_stride"]),
+    ("tiny_fast", "convnext_small", ["drop_path", "init", "layer_scale", "stem_stride"]),
+    ("tiny_fast", "convnextv2_tiny", ["drop_path", "init", "stem_stride"]),
     ("tiny_fast", "convnext_isotropic_small", ["drop_path"]),
     ("tiny_fast", "swin_t", ["drop_path", "stem_stride"]),
     ("tiny_fast", "resnet50", ["stem_stride"]), ("pocket", "resnet18", ["stem_stride"]),
     ("pocket", "convnext",
      ["depths", "dims", "drop_path", "init", "layer_scale", "stem_stride"]),
-    ("step", "roadmap/k7", ["width_mult"]), ("hour", "roadmap/k7", ["drop_path"])])
+    ("step", "roadmap/k7", ["width_mult"]), ("hour", "roadmap/k7", ["drop_path", "init"])])
 def test_another_network_keeps_the_arguments_it_shares(recipe, model, kept):
     chosen = cli.recipe_by_name(recipe)
     args = cli.model_args_for(chosen, model)
@@ -670,3 +670,11 @@ def test_epochs_without_accuracies_are_printed(tmp_path, capsys):
     first, second, last = capsys.readouterr().out.splitlines()
     assert first == "epoch   1  loss 2.000"
     assert second.endswith("held-out  40.0 %  at 48 px") and "41.00 % held-out" in last
+
+
+def test_another_model_in_change_is_as_another_model():
+    "What belongs to the recipe's network does not stay."
+    finetune = cli.recipe_by_name("finetune")
+    by_option = cli.changed(finetune, 0, {}, {}, dict(model="resnet18"))
+    by_change = cli.changed(finetune, 0, {}, dict(model="resnet18"), {})
+    assert by_option == by_change and by_change.start is None and not by_change.model_args

@@ -147,14 +147,27 @@ def test_a_run_that_moves_to_another_device_takes_what_suits_that(tmp_path, monk
         state["machines"][-1]["device_type"] = "cuda"  # as if it had begun there
         torch.save(state, path)
         job = train.prepare(replace(SPLIT, micro_batch=asked), dataset(), "cpu")
-        job.micro_batch = 5
+        if asked == "auto": job.micro_batch = 5  # what suits this device
         checkpoint.load(path, job)
         assert job.micro_batch == found
 
 
+def test_a_run_from_before_goes_on_with_the_parts_that_are_asked_for(tmp_path):
+    patch = interrupted(train, "train_epoch", 1)
+    with pytest.raises(Killed): fit(tmp_path, replace(FULL, micro_batch=None))
+    patch.undo()
+    path = tmp_path / "checkpoint.pt"
+    state = torch.load(path, weights_only=True)
+    del state["micro_batch"], state["recipe"]["micro_batch"]
+    torch.save(state, path)
+    job = train.prepare(SPLIT, dataset(), "cpu")
+    checkpoint.load(path, job)
+    assert job.micro_batch == 3
+
+
 @pytest.mark.parametrize("asked", ["auto", None])
 def test_a_run_from_before_goes_on_with_whole_batches(asked, tmp_path, monkeypatch):
-    monkeypatch.setattr(train, "choose_micro_batch", lambda *args: 3)  # what it would be now
+    monkeypatch.setattr(train, "choose_micro_batch", lambda *args: asked and 3)  # for `auto` now
     patch = interrupted(train, "train_epoch", 1)
     with pytest.raises(Killed):
         fit(tmp_path, replace(FULL, micro_batch=asked))

@@ -7,7 +7,7 @@ import pytest
 import torch
 from oracles import images
 
-from convnext_nb import convnext, finetune, optim, resnet, roadmap, swin
+from convnext_nb import convnext, finetune, keys, optim, resnet, roadmap, swin
 
 NETS = {
     "convnext": partial(convnext.ConvNeXt, (1, 2, 1, 1), (8, 16, 24, 32)),
@@ -99,7 +99,7 @@ def test_another_head(name):
     before = deepcopy(model.state_dict())
     with torch.no_grad():
         vectors = finetune.replace_head(deepcopy(model), 0)(images(64))
-        assert torch.equal(getattr(model, finetune.head_name(model))(vectors), model(images(64)))
+        assert torch.equal(getattr(model, keys.last_layer(model))(vectors), model(images(64)))
         assert finetune.replace_head(model, 3, 0.001)(images(64)).abs().max() < 0.02
     assert {k.split(".")[0] for k in changed(before, model)
             if before[k].shape == model.state_dict()[k].shape} <= {"head", "fc"}

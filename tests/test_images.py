@@ -381,3 +381,16 @@ def test_subsets_and_classes_are_spread_evenly():
     few = Shapes(250, 50).select(4)
     assert few.classes == ("disc", "half-disc", "bar", "triangle")
     assert few.train.labels.bincount().tolist() == [25] * 4
+
+
+def test_what_is_held_out_can_be_found_again():
+    "So it is drawn last, from all images of the classes."
+    held = Shapes(100, 10).hold_out(2)
+    for again in (lambda: held.select(3), lambda: held.hold_out(2)):
+        with pytest.raises(ValueError, match="2 images a class are held out already; call select"):
+            again()
+
+
+@pytest.mark.parametrize("names", [("star", "star"), ("disc", "half-disc", "disc")])
+def test_a_class_is_named_once(names):
+    with pytest.raises(ValueError, match="names a class twice"): Shapes(100, 10).select(names)

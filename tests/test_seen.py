@@ -108,3 +108,19 @@ def test_boxes_are_masks_of_the_sorted_validation_images(tmp_path, monkeypatch):
     expected[0, 20:41, 10:31] = True
     expected[1, 5] = True
     assert torch.equal(seen.box_masks(path, torch.tensor([1, 0])), expected)
+
+
+def test_untrained_statistics_are_those_of_all_branches(tmp_path):
+    "Stochastic depth drops none of them."
+    dataset = data.Shapes(16, 8)
+    found = []
+    for drop_path in (0.0, 0.9):
+        recipe = train.Recipe(model="roadmap/base", model_args=dict(
+            width_mult=0.25, depths=(1, 1, 1, 1), drop_path=drop_path), seed=3)
+        folder = tmp_path / str(drop_path)
+        folder.mkdir()
+        runs.write_json(folder / "recipe.json", dict(
+            recipe=recipe.to_dict(), data=dict(classes=list(dataset.classes))))
+        found.append(seen.untrained(folder, images(2)).state_dict())
+    assert found[0].keys() == found[1].keys()
+    assert all(torch.equal(found[0][key], found[1][key]) for key in found[0])

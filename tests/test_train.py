@@ -6,6 +6,7 @@ import sys
 import zlib
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -447,3 +448,11 @@ def test_the_seed_of_a_place_never_changes():
     "Or checkpoints from before would resume to other bits."
     assert train.seed_of(0, 3, 17) == zlib.crc32(b"(0, 3, 17)")
     assert train.seed_of(5, 2) == zlib.crc32(b"(5, 2)")
+
+
+def test_a_step_that_processes_cannot_share_equally_is_refused(tmp_path, monkeypatch):
+    fake = SimpleNamespace(device=torch.device("cpu"), num_processes=4, process_index=0)
+    monkeypatch.setattr(train, "make_accelerator", lambda device: fake)
+    with pytest.raises(ValueError, match="a step of 10 images cannot be shared equally by 4"):
+        fit(tmp_path / "run", replace(RECIPE, batch_size=512), dataset(10))
+    assert not (tmp_path / "run").exists()
