@@ -98,8 +98,9 @@ def _walk(self: Archive):
         if inside: self.folders.append(inside)
         for entry in entries:
             name = f"{inside}/{entry.name}" if inside else entry.name
-            if not entry.is_symlink(): (real if entry.is_dir() else self.names).append(name)
-            else: (links if os.path.isdir(entry) else self.names).append(name)
+            if entry.is_symlink() and os.path.isdir(entry): links.append(name)
+            elif not entry.is_symlink() and entry.is_dir(): real.append(name)
+            else: self.names.append(name)
         links.sort(reverse=True)  # the order of the disk decides nothing
     self.names.sort()
     self.folders = sorted(f for f in self.folders if not _holds_only(f, ours, self.names))
@@ -224,7 +225,8 @@ def data_home() -> Path:
 # %% ../nbs/224_archive.ipynb #0286dd55
 def find_tiny_imagenet() -> Path | None:
     """The first of: $TINY_IMAGENET; tiny-imagenet-200.zip, tiny-imagenet-200/ or a packed copy
-    in `data_home()` and in ./data. None if there is none."""
+    in `data_home()` and in ./data. None if there is none; FileNotFoundError if $TINY_IMAGENET
+    names nothing."""
     if chosen := os.environ.get("TINY_IMAGENET"):
         if not Path(chosen).expanduser().exists():
             raise FileNotFoundError(f"TINY_IMAGENET is set to {chosen}, and nothing is there: "

@@ -332,7 +332,7 @@ def autoaugment(
     generator: torch.Generator | None = None,
 ) -> torch.Tensor:  # uint8 (B, 3, H, W), channels last
     "A random one of 25 pairs an image: torchvision's AutoAugment, ImageNet policy, nearest pixel."
-    magnitudes = _torchvision_magnitudes(10, 0.3, 150 / 331 * x.shape[-1], 30.0, 0.9, 4)
+    magnitudes = _torchvision_magnitudes(10, 0.3, 0.0, 30.0, 0.9, 4)  # no pair translates
     pair = torch.randint(len(_PAIRS), (len(x),), generator=generator)
     for k in (0, 3):  # where an operation begins in a pair
         op = torch.tensor([OPS.index(p[k]) for p in _PAIRS])[pair]
@@ -458,16 +458,17 @@ def check_words(
 # %% ../nbs/230_augment.ipynb #719995a3
 def augment_images(
     x: torch.Tensor,  # uint8 (B, 3, H, W), channels last: what `images.batches` yields
-    words: tuple[str, ...],  # from `check_words`
+    words: str | tuple[str, ...],  # of WORDS, separated by spaces, or from `check_words`
     generator: torch.Generator | None = None,  # on the CPU; default: torch's global one
     magnitude: float = 9,  # of randaugment
     size: int | None = None,  # side of the result in pixels; None: as it is
 ) -> torch.Tensor:  # uint8 (B, 3, size, size), channels last
     """A batch augmented as the words say: crop or resized_crop, then flip, then the policy.
 
-    Call it outside of autocast, or crops are computed in half precision. ValueError for floats."""
+    Call it outside of autocast, or crops are computed in half precision. ValueError for floats,
+    and for unknown words."""
     if x.dtype != torch.uint8: raise ValueError(f"images must be uint8, got {x.dtype}")
-    if isinstance(words, str): words = check_words(words)
+    words = check_words(words if isinstance(words, str) else " ".join(words))
     target = (size, size) if size else tuple(x.shape[2:])
     flip = 0.5 if "flip" in words else 0.0
     if "resized_crop" in words: x = resized_crop(x, target, generator, flip)

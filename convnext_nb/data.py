@@ -270,8 +270,8 @@ def ImageFolder(
 ) -> Dataset:
     """A folder of your own pictures, packed once into memory maps of `size` x `size`.
 
-    Without val/, a fixed fifth of each class is for validation. ValueError for pictures
-    that cannot be read, a class without training pictures or with too few."""
+    Without val/, test/ is for validation; without either, a fixed fifth of each class.
+    ValueError for pictures that cannot be read, and for a class with too few or none."""
     archive, classes, splits = find_pictures(path)
     other = [f for f in _training_folders(archive).values() if f not in ("", "train/", "val/")]
     target = packed_at(archive, size, *other)  # `other`: these were once packed as classes
@@ -293,7 +293,8 @@ def load(
     """The data set that a word stands for; prints which and why.
 
     auto: Tiny-ImageNet where it is found; fetched if there is a GPU and a network; else Shapes.
-    tiny: Tiny-ImageNet, found or fetched. A path: Tiny-ImageNet or a folder of own pictures."""
+    tiny: Tiny-ImageNet, found or fetched. A path: Tiny-ImageNet or a folder of own pictures.
+    FileNotFoundError if nothing is there, ValueError for faulty data, OSError if packing fails."""
     found, why = None, "asked for"
     if data in ("auto", "tiny"): found, why = _find_or_fetch(data)
     if found: dataset = TinyImageNet(found)

@@ -115,8 +115,8 @@ def pack(
 ) -> None:
     """Decode an archive's images into one file of bytes per split.
 
-    ValueError names up to twelve unreadable images; OSError if the disk is full. In both cases
-    `target` is not there."""
+    ValueError names up to twelve unreadable images; OSError if the disk is full,
+    ChildProcessError if a process that decodes died. In all cases `target` is not there."""
     total = sum(len(names) for names, _ in splits.values())
     with _new_folder(target, total * size * size * 3) as folder:
         if folder is None: return

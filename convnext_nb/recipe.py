@@ -152,7 +152,8 @@ def check_recipe(recipe: Recipe):
 
 def _check_count(name, value):
     if not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} must be a whole number from 1, got {value!r}")
+        more = ", auto or None" if name == "micro_batch" else ""
+        raise ValueError(f"{name} must be a whole number from 1{more}, got {value!r}")
 
 # %% ../nbs/260_recipe.ipynb #5aa89de9
 @patch

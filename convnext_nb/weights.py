@@ -49,7 +49,7 @@ def save(
     """Writes the weights as safetensors in the names of `format`; returns the file's path.
 
     Takes networks in channels-last memory, which safetensors' own `save_file` refuses. OSError if
-    it cannot be written; what was there before is kept."""
+    it cannot be written; what was there before is kept. ValueError for an unknown format."""
     from safetensors.torch import save as to_bytes
     path = Path(path).expanduser()
     name = re.sub(r"\.(safetensors|pth|pt|bin)$", "", path.name)
@@ -63,8 +63,8 @@ def save(
 def read(path: str | Path) -> dict[str, torch.Tensor]:
     """The state dict in a .safetensors or .pth/.pt/.bin file, or in a folder of `save_pretrained`.
 
-    Opens wrappers, see `unwrap`. Never runs code from the file. ValueError if it holds no state
-    dict, is damaged or hostile.
+    Opens wrappers, see `unwrap`. Never runs code from the file. FileNotFoundError if it is not
+    there, ValueError if it holds no state dict, is damaged or hostile.
     """
     path = Path(path).expanduser()
     if path.is_dir(): path = _file_in(path)
@@ -282,7 +282,9 @@ def _no_warnings_of(package):
     finally: logger.setLevel(before)
 
 def from_hub(name: str) -> dict[str, torch.Tensor]:
-    "The state dict of a model on the Hugging Face hub, downloaded or from the cache."
+    """The state dict of a model on the Hugging Face hub, downloaded or from the cache.
+
+    ConnectionError if the hub cannot be reached, ValueError if it has no such weights."""
     from timm.models import load_state_dict_from_hf
     try:
         with _no_warnings_of("huggingface_hub"):  # it logs two lines for each of its attempts
