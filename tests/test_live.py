@@ -16,7 +16,7 @@ TIMEOUT = 30_000  # milliseconds
 
 @pytest.fixture(scope="module")
 def network():
-    return models.restore(live.best_shipped())
+    return models.restore(live.smallest_shipped())
 
 
 @pytest.fixture(scope="module")
@@ -416,7 +416,7 @@ def test_the_answer_says_what_changed_and_how_good_it_is(page, network):
     page.click("#restore")
     settled(page)
     known = page.locator(".known")
-    assert f"{live.accuracy(live.best_shipped()):.0f} of 100" in known.inner_text()
+    assert f"{live.accuracy(live.smallest_shipped()):.0f} of 100" in known.inner_text()
     assert f"only these {len(network[2])} things" in known.inner_text()
 
 
