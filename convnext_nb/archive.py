@@ -225,8 +225,8 @@ def data_home() -> Path:
 # %% ../nbs/224_archive.ipynb #0286dd55
 def find_tiny_imagenet() -> Path | None:
     """The first of: $TINY_IMAGENET; tiny-imagenet-200.zip, tiny-imagenet-200/ or a packed copy
-    in `data_home()` and in ./data. None if there is none; FileNotFoundError if $TINY_IMAGENET
-    names nothing."""
+    in `data_home()` and in ./data. None if there is none; FileNotFoundError if the variable
+    names nothing that exists."""
     if chosen := os.environ.get("TINY_IMAGENET"):
         if not Path(chosen).expanduser().exists():
             raise FileNotFoundError(f"TINY_IMAGENET is set to {chosen}, and nothing is there: "

@@ -117,9 +117,8 @@ def pretrain(
 ) -> tuple[FCMAE, list[float]]:  # in evaluation mode; the mean loss of each epoch
     """Trains a network to paint what is hidden. `weights.save(model.encoder, path)` keeps it.
 
-    On the CPU. Of the recipe, `start`, `head_init_scale`, `ema`, `micro_batch` and `compile` play
-    no part. ValueError for another network than a ConvNeXt, and for images that are not cut into
-    patches without a rest."""
+    On the CPU, without `start`, `head_init_scale`, `ema`, `micro_batch` and `compile`. ValueError
+    for another network than a ConvNeXt, and for images not cut into patches without a rest."""
     if recipe.size: dataset = dataset.at_size(recipe.size)
     recipe = replace(recipe, mixup=0.0, cutmix=0.0)
     torch.manual_seed(recipe.seed)

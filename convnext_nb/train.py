@@ -192,6 +192,7 @@ def to_device(
     if sum(len(split) * split.store[:1].nbytes for split in splits.values()) > room: return dataset
     return replace(dataset, **{name: split.to(device) for name, split in splits.items()})
 
+# %% ../nbs/280_train.ipynb #0fe2b40a
 @torch.no_grad()
 def _check_sizes(recipe, dataset):
     "Raises ValueError, before the first step, if the network cannot take a size that comes later."
@@ -207,6 +208,13 @@ def fresh_network(recipe: Recipe, num_classes: int) -> nn.Module:
     with torch.no_grad():
         for p in head.parameters(): p.mul_(recipe.head_init_scale)
     return model
+
+def _check_shares(job):
+    "Raises ValueError if the processes would have unequal parts of a step."
+    images = _images_per_step(job)
+    if images % job.world_size:
+        raise ValueError(f"a step of {images} images cannot be shared equally by {job.world_size} "
+                         "processes: start a number of processes that divides it")
 
 def _network(recipe, dataset, begun):
     "The recipe's network, with fresh weights, or with those it starts from if that is to come."
@@ -239,10 +247,7 @@ def prepare(
               bf16=use_bf16(recipe, device), accelerator=accelerator)
     job.micro_batch = choose_micro_batch(recipe, device, model, dataset.preprocessing.size)
     job.keeps_memory = device.type == "cpu" and keep_memory()
-    images = _images_per_step(job)
-    if images % job.world_size:
-        raise ValueError(f"a step of {images} images cannot be shared equally by {job.world_size} "
-                         "processes: start a number of processes that divides it")
+    _check_shares(job)
     if recipe.ema:
         from timm.utils import ModelEmaV3
         job.ema = ModelEmaV3(model, decay=recipe.ema)

@@ -569,7 +569,7 @@ def test_a_block_cannot_be_opened_before_the_network_is_there(browser, site):
 def test_a_pass_that_fails_is_said_and_the_next_one_runs(browser, site):
     page = browser.new_page()
     page.goto((site / "live.html").as_uri())
-    settled(page)
+    page.wait_for_selector("html[data-ready=ran]", timeout=TIMEOUT)
     page.evaluate("window.kept = ask; ask = async () => { throw Error('out of memory'); }; run()")
     page.wait_for_function("$('ms').textContent === 'The network stopped: out of memory'")
     page.evaluate("ask = kept; run()")

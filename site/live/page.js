@@ -46,6 +46,7 @@ worker.onerror = event => { $("ms").textContent = `The network stopped: ${event.
 
 // Called by the script with the weights, which is the last and largest to arrive.
 async function weightsArrived(weights) {
+  if (document.documentElement.dataset.ready === "broken") return;  // another part is missing
   try {
     state.filters = (await ask("load", {weights, config})).filters;
     document.documentElement.dataset.ready = "loaded";
