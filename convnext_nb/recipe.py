@@ -126,7 +126,8 @@ def check_recipe(recipe: Recipe):
         value = getattr(recipe, name)
         if value is not None and not value > 0:  # NaN, too
             raise ValueError(f"{name} must be positive, got {value!r}")
-    if recipe.micro_batch not in ("auto", None): _check_count("micro_batch", recipe.micro_batch)
+    if recipe.micro_batch not in ("auto", None):
+        _check_count("micro_batch", recipe.micro_batch, ", auto or None")
     _check_count("eval_every", recipe.eval_every)
     choices = dict(optimizer=("adamw", "muon"), precision=("auto", "fp32", "bf16"))
     for name, allowed in choices.items():
@@ -150,10 +151,9 @@ def check_recipe(recipe: Recipe):
         if name in recipe.model_args:
             raise ValueError(f"model_args: leave {name} out, training sets it")
 
-def _check_count(name, value):
+def _check_count(name, value, or_else=""):
     if not isinstance(value, int) or value < 1:
-        more = ", auto or None" if name == "micro_batch" else ""
-        raise ValueError(f"{name} must be a whole number from 1{more}, got {value!r}")
+        raise ValueError(f"{name} must be a whole number from 1{or_else}, got {value!r}")
 
 # %% ../nbs/260_recipe.ipynb #5aa89de9
 @patch

@@ -16,9 +16,9 @@ from convnext_nb import data, evaluation, models, runs
 SIZES = (32, 48, 64)  # pixels; the last is the full size
 
 
-def answered(folder: Path, val: data.Split) -> tuple[dict, torch.Tensor]:
+def answered(folder: Path, net: torch.nn.Module, preprocessing: data.Preprocessing,
+             val: data.Split) -> tuple[dict, torch.Tensor]:
     "A network's accuracy by size, its calibration, and for each image whether it is right (N,)."
-    net, preprocessing, _ = models.restore(folder)
     bf16 = runs.load(folder).evidence["bf16"]  # as its accuracy was measured
     logits = {size: evaluation.predict(net, val, replace(preprocessing, size=size), 256, bf16)
               for size in SIZES}
@@ -45,10 +45,12 @@ def main() -> None:
     if len({folder.name for folder in args.runs}) < len(args.runs):
         parser.error("two of the folders have one name")
     dataset = data.load(args.data)
-    for folder in args.runs: models.restore(folder)  # an unfinished one is refused at once
+    # all of them first: an unfinished one is refused at once
+    trained = {folder: models.restore(folder)[:2] for folder in args.runs}
     networks, right = {}, {}
-    for folder in args.runs:
-        networks[folder.name], right[folder.name] = answered(folder, dataset.val)
+    for folder, (net, preprocessing) in trained.items():
+        networks[folder.name], right[folder.name] = answered(
+            folder, net, preprocessing, dataset.val)
         print(f"{folder.name}: {100 * right[folder.name].float().mean():.2f} % right, "
               f"calibration error {networks[folder.name]['ece']:.1f} %", flush=True)
     runs.write_json(args.out, dict(machine=runs.machine(), data=dataset.source, networks=networks,

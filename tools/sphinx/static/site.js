@@ -52,9 +52,9 @@ function openFigures() {
 }
 
 // Wide tables and code scroll in their own box; the keyboard must reach it.
-function reachScrolling() {
+function reachScrolling(within = document) {
   const boxes = ".table-wrapper, .math-wrapper, .highlight pre, .cell_output .output";
-  for (const box of document.querySelectorAll(boxes)) {
+  for (const box of within.querySelectorAll(boxes)) {
     if (box.scrollWidth > box.clientWidth + 1) box.tabIndex = 0;
   }
 }
@@ -80,8 +80,12 @@ document.addEventListener("DOMContentLoaded", () => {
   showCurrentChapter();
   reachScrolling();
 });
-document.addEventListener("toggle", reachScrolling, true);  // what opens may be wide
-document.addEventListener("input", reachScrolling);
-window.addEventListener("resize", reachScrolling);
+// What opens, or turns its page, may be wide then; so may the output around it.
+function reachAgain(element) {
+  if (element) reachScrolling(element.closest(".cell") || element);
+}
+document.addEventListener("toggle", event => reachAgain(event.target), true);
+document.addEventListener("input", event => reachAgain(event.target.closest(".flipbook")));
+window.addEventListener("resize", () => reachScrolling());
 window.addEventListener("load", openFigures);
 window.addEventListener("pageshow", turnFlipbooks);
