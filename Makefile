@@ -4,7 +4,7 @@ DATA ?= auto
 OUT ?= out
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
 	$$p -c "import sys; sys.exit(sys.version_info < (3, 11))" 2>/dev/null && echo $$p && break; done)
-# Threads that wait shall spin for microseconds, not longer, and then sleep.
+# Threads that wait shall spin for a fraction of a millisecond, and then sleep.
 ifndef OMP_WAIT_POLICY
 export GOMP_SPINCOUNT ?= 20000
 endif

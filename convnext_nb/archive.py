@@ -214,7 +214,10 @@ def tiny_imagenet_files(
 
 # %% ../nbs/224_archive.ipynb #af3e1334
 def data_home() -> Path:
-    "Where packed and fetched data are kept: $CONVNEXT_NB_DATA, a checkout's data/, or ~/.cache."
+    """Where packed and fetched data are kept.
+
+    The folder that the environment variable CONVNEXT_NB_DATA names; else a checkout's data/; else
+    convnext_nb/ in XDG_CACHE_HOME or ~/.cache."""
     if chosen := os.environ.get("CONVNEXT_NB_DATA"): return Path(chosen).expanduser()
     for folder in (Path.cwd(), *Path.cwd().parents):
         if (folder / "settings.ini").exists() and (folder / "convnext_nb").is_dir():
@@ -224,9 +227,11 @@ def data_home() -> Path:
 
 # %% ../nbs/224_archive.ipynb #0286dd55
 def find_tiny_imagenet() -> Path | None:
-    """The first of: $TINY_IMAGENET; tiny-imagenet-200.zip, tiny-imagenet-200/ or a packed copy
-    in `data_home()` and in ./data. None if there is none; FileNotFoundError if the variable
-    names nothing that exists."""
+    """Where Tiny-ImageNet is; None if there is none.
+
+    The first of: what the environment variable TINY_IMAGENET names; tiny-imagenet-200.zip,
+    tiny-imagenet-200/ or a packed copy in `data_home()`, then in ./data. FileNotFoundError if the
+    variable names nothing that exists."""
     if chosen := os.environ.get("TINY_IMAGENET"):
         if not Path(chosen).expanduser().exists():
             raise FileNotFoundError(f"TINY_IMAGENET is set to {chosen}, and nothing is there: "
@@ -297,7 +302,8 @@ def fetch(
 ) -> Path:
     """Download the archive into `folder`, resuming what is there.
 
-    ValueError for a wrong checksum; ConnectionError if the server cannot be reached."""
+    ValueError for a wrong checksum; ConnectionError if the server cannot be reached; OSError if
+    the disk is full or may not be written to."""
     path = Path(folder or data_home()).expanduser() / PurePosixPath(url).name
     if path.exists(): return path
     with explain_disk_errors(path.parent, 250e6), one_at_a_time(path.parent):

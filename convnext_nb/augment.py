@@ -290,7 +290,9 @@ def randaugment(
     generator: torch.Generator | None = None,
     magnitude: float = 9,  # of 10, with normal noise of 0.5
 ) -> torch.Tensor:  # uint8 (B, 3, H, W), channels last
-    "Two random operations an image: timm's rand-m9-mstd0.5-inc1, bicubic. Source: paper, Table 5."
+    """Two random operations an image, each done with probability 0.5 (bicubic).
+
+    Source: RandAugment, arXiv 1909.13719, as timm's rand-m9-mstd0.5-inc1; paper, Table 5."""
     n = len(x)
     fill = tuple(round(255 * m) for m in Preprocessing().mean)
     for _ in range(2):
@@ -331,7 +333,9 @@ def autoaugment(
     x: torch.Tensor,  # uint8 (B, 3, H, W)
     generator: torch.Generator | None = None,
 ) -> torch.Tensor:  # uint8 (B, 3, H, W), channels last
-    "A random one of 25 pairs an image: torchvision's AutoAugment, ImageNet policy, nearest pixel."
+    """A random one of 25 pairs an image: torchvision's AutoAugment, ImageNet policy, nearest pixel.
+
+    Source: arXiv 1805.09501."""
     magnitudes = _torchvision_magnitudes(10, 0.3, 0.0, 30.0, 0.9, 4)  # no pair translates
     pair = torch.randint(len(_PAIRS), (len(x),), generator=generator)
     for k in (0, 3):  # where an operation begins in a pair
@@ -351,7 +355,9 @@ def trivialaugment(
     x: torch.Tensor,  # uint8 (B, 3, H, W)
     generator: torch.Generator | None = None,
 ) -> torch.Tensor:  # uint8 (B, 3, H, W), channels last
-    "One random operation an image, any strength: torchvision's TrivialAugmentWide, nearest pixel."
+    """One random operation an image, any strength: torchvision's TrivialAugmentWide, nearest pixel.
+
+    Source: arXiv 2103.10158."""
     n = len(x)
     magnitudes = _torchvision_magnitudes(31, 0.99, 32.0, 135.0, 0.99, 6)
     op = _TRIVIAL[torch.randint(len(_TRIVIAL), (n,), generator=generator)]
@@ -371,7 +377,9 @@ def erase(
     p: float,  # probability, for each image
     generator: torch.Generator | None = None,
 ) -> torch.Tensor:  # x itself
-    "Normal noise in a random box. Source: timm's RandomErasing, pixel mode, one box; Table 5."
+    """Normal noise in a random box.
+
+    Source: arXiv 1708.04896, as timm's RandomErasing, pixel mode, one box; paper, Table 5."""
     n, c, h, w = x.shape
     chosen = torch.rand(n, generator=generator) < p
     height, width, fits = _attempts(n, h, w, (0.02, 1 / 3), (0.3, 1 / 0.3), (h - 1, w - 1),
@@ -425,7 +433,8 @@ def mix(
 ) -> tuple[torch.Tensor, torch.Tensor]:  # mixed images; targets (B, num_classes), float32
     """Mixup and CutMix with the batch in reverse order, and the targets that belong to it.
 
-    Source: timm's Mixup, mode "elem" (per_sample) or "batch"; paper, Table 5."""
+    Source: arXiv 1710.09412 and 1905.04899, as timm's Mixup, mode "elem" (per_sample) or "batch";
+    paper, Table 5."""
     n, c, h, w = x.shape
     box, outside, lam = _shares(n if per_sample else 1, h, w, mixup, cutmix, generator)
     sent = torch.cat([box, outside[None], lam[None]]).to(x.device, non_blocking=True)

@@ -35,8 +35,20 @@ from torch.nn import functional as F
 from torchvision.transforms import v2
 from tqdm import tqdm
 
-from . import archive, clock, cost, data, device, fast, models, peers, runs, train
+from convnext_nb import (
+    archive,
+    clock,
+    cost,
+    data,
+    device,
+    fast,
+    models,
+    peers,
+    runs,
+    train,
+)
 from .cli import command, load_data
+from .packing import is_packed
 from .peers import largest_gap, networks
 
 # %% ../nbs/540_bench.ipynb #86aad62a
@@ -330,7 +342,9 @@ def serve(one: list, recipe: dict, batches: int, folder: str):
 
 # %% ../nbs/540_bench.ipynb #2e17905d
 class Runner:
-    "A contestant in a process of its own. Each call is one pass; `found` holds what it took."
+    """A contestant in a process of its own. Each call is one pass; `found` holds what it took.
+
+    ValueError if the process has ended."""
     CODE = "import json, sys; from convnext_nb.bench import serve; serve(*json.loads(sys.argv[1]))"
 
     def __init__(self, one: Contestant, recipe: train.Recipe, batches: int, folder: Path):
@@ -392,7 +406,7 @@ def each_in_turn(
     return rows
 
 def race(recipe: train.Recipe, who: list[Contestant], batches: int, repeats: int) -> list[dict]:
-    "The same; the ratio is to the fastest timm that is neither compiled nor has our settings."
+    "`each_in_turn`, with ratios to the fastest timm that is neither compiled nor has our settings."
     rows = each_in_turn(recipe, who, batches, repeats)
     usual = [row["images/s"] for row, one in zip(rows, who)
              if one.library == "timm" and one.how == "plain loop" and not one.compiled]
@@ -506,7 +520,7 @@ def run_benchmark(what: str, words: str, repeats: int, compile: bool = False) ->
     if what == "pack":
         found = archive.find_tiny_imagenet()
         if found is None: return [{"what": "pack: there is no Tiny-ImageNet here"}]
-        if not (found / "meta.json").exists(): return bench_pack(found)
+        if not is_packed(found): return bench_pack(found)
         return [{"what": "pack: only the packed copy is here; set TINY_IMAGENET to the zip"}]
     raise ValueError(f"no benchmark {what!r}; there are: {', '.join(BENCHMARKS)}, all")
 

@@ -112,7 +112,8 @@ def _read(path):
     try:
         with ZipFile(path) as file: damage = file.testzip()  # torch does not verify checksums
         state = None if damage else torch.load(path, map_location="cpu", weights_only=True)
-    except (BadZipFile, EOFError, UnpicklingError, zlib.error) as e: damage = type(e).__name__
+    except UnpicklingError: damage = state = None  # intact, but with another program's objects
+    except (BadZipFile, EOFError, zlib.error) as e: damage = type(e).__name__
     except Exception as e:  # such as missing rights or too little memory: nothing to delete
         raise ValueError(f"{path} cannot be read ({type(e).__name__}: {e}); mend that and try "
                          "again, or use another folder") from e
@@ -174,7 +175,7 @@ class Saver:
         path: Path,
         minutes: float,  # between two saves
         stop_requests: list,  # of `delay_interrupt`; not empty after a Ctrl-C
-        check: Callable[[Job], None] | None = None,  # called before a save; raises to prevent it
+        check: Callable[[Job], None] | None = None,  # called by `save_if_due`; raises to prevent it
         epoch_seconds: float = 0.0,  # at least so long from a save to one at the end of an epoch
     ):
         self.job = job

@@ -127,7 +127,7 @@ def data_as_json(dataset: data.Dataset) -> str:
 # %% ../nbs/430_cli.ipynb #10d5f37f
 @command
 def cnx_train(
-    recipe: str = "auto",  # tiny_fast, tiny_224, paper_imagenet, race, hour, pocket, finetune, step
+    recipe: str = "auto",  # a preset, such as race, hour or pocket (a wrong name lists all of them)
     data: str = "auto",  # auto, tiny, shapes, or the path of a folder or archive
     out: str = "out/run",  # run folder; the same command resumes where it was interrupted
     model: str = "",  # another network, such as resnet18 or roadmap/depthwise
@@ -296,7 +296,9 @@ def facts_of(run: str) -> dict:
     except FileNotFoundError: return data.data_facts({})
 
 def data_for(word: str, run: str, pre, classes: tuple[str, ...], quiet=False) -> data.Dataset:
-    "The data set of that name, with the network's classes in its order."
+    """The data set of that name, with the network's classes in its order.
+
+    ValueError if it lacks one of them."""
     if word == "auto" and set(classes) <= set(data.SHAPES): word = "shapes"
     dataset = load_data(word, quiet)
     lacking = [c for c in classes if c not in dataset.classes]
@@ -308,7 +310,9 @@ def data_for(word: str, run: str, pre, classes: tuple[str, ...], quiet=False) ->
     return dataset if dataset.classes == classes else dataset.select(classes)
 
 def split_of(dataset: data.Dataset, part: str, run: str) -> tuple[data.Split, data.Split | None]:
-    "The images to measure, and those that the run learned from (None if they are the same)."
+    """The images to measure, and those that the run learned from (None if they are the same).
+
+    ValueError for `test`, and for `holdout` if the run held nothing out."""
     if part == "test": raise ValueError(f"{dataset.name} has no test images: choose another --part")
     facts = facts_of(run)
     held = facts["holdout"]
@@ -415,7 +419,9 @@ def cnx_predict(
 
 # %% ../nbs/430_cli.ipynb #e45a8f65
 def list_pictures(words: list[str]) -> list[Path]:
-    "The pictures that are meant, those of a folder in the order of their names."
+    """The pictures that are meant, those of a folder in the order of their names.
+
+    FileNotFoundError for one that is not there, and for a folder without pictures."""
     found = []
     for word in [words] if isinstance(words, str) else words:
         path = Path(word).expanduser()

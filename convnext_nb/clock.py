@@ -84,7 +84,7 @@ def step_of(net: nn.Module, x: torch.Tensor, bf16: bool, compile: bool = False) 
 
 # %% ../nbs/530_clock.ipynb #ee163c88
 def peak_memory() -> float:
-    "MB: the most that tensors took on the GPU, or that the process held in memory."
+    "MiB: the most that tensors took on the GPU, or that the process held in memory."
     if torch.cuda.is_available(): return torch.cuda.max_memory_allocated() / 2**20
     from resource import RUSAGE_SELF, getrusage
     unit = 2**20 if sys.platform == "darwin" else 2**10  # bytes on a Mac, else kilobytes
@@ -102,7 +102,9 @@ def product_speed(
     n: int | None = None,  # side of the matrices, a multiple of 128; None: 1024, on a GPU 8192
     repeats: int = 5,
 ) -> dict[str, float]:
-    "GFLOP/s of an n x n matrix product, and of the same product as a 1x1 convolution."
+    """GFLOP/s of an n x n matrix product, and of the same product as a 1x1 convolution.
+
+    ValueError unless 128 divides n."""
     n = n or (8192 if device == "cuda" else 1024)
     if n % 128: raise ValueError(f"n {n} must be a multiple of 128")
     a = torch.randn(n, n).to(device, dtype)

@@ -94,7 +94,8 @@ class ConvNeXt(nn.Module):
     """ConvNeXt V1 and V2: images (B, in_chans, H, W) to logits (B, num_classes).
 
     Keys are the authors'. `features=True` gives the stages' maps: (B, dims[i], H/s, W/s) with
-    s = stem_stride * 2**i. Raises ValueError below the last s. Source: arXiv 2201.03545."""
+    s = stem_stride * 2**i. ValueError for smaller images, other channels and bad arguments.
+    Source: arXiv 2201.03545; V2: arXiv 2301.00808."""
     @own_words
     def __init__(
         self,
@@ -171,8 +172,8 @@ convnextv2_huge = _builder("convnextv2_huge", (3, 3, 27, 3), 352, **_v2)
 class ConvNeXtIsotropic(nn.Module):
     """One stage of blocks on patches of 16 x 16 pixels: images (B, in_chans, H, W) to logits.
 
-    No norm after the stem; one after the average. Keys are the authors'. Raises ValueError for
-    images that are smaller than a patch.
+    No norm after the stem; one after the average. Keys are the authors'. ValueError for images
+    that are smaller than a patch or of other channels; TypeError for another library's word.
     Source: arXiv 2201.03545, section 3.3 and Table 2; no layer scale for S and B: appendix A.1.
     """
     @own_words

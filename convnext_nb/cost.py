@@ -55,7 +55,9 @@ def evaluating(model: nn.Module):
 
 # %% ../nbs/110_cost.ipynb #b3f0c7f6
 def input_channels(model: nn.Module) -> int:
-    "How many channels `model` wants in an image: those of its first convolution."
+    """How many channels `model` wants in an image: those of its first convolution.
+
+    ValueError if it has none."""
     conv = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
     if conv is None:
         raise ValueError(f"{type(model).__name__} has no Conv2d: it does not read images")

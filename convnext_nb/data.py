@@ -42,7 +42,7 @@ from convnext_nb.images import (  # noqa: F401
     train_val_split,
     upright,
 )
-from .packing import pack, packed_at, unpack
+from .packing import is_packed, pack, packed_at, unpack
 from .shapes import SHAPES, Shapes  # noqa: F401
 
 # %% ../nbs/228_data.ipynb #b888b298
@@ -65,12 +65,13 @@ def TinyImageNet(
     """Tiny-ImageNet-200, packed once into memory maps (1.4 GB, in `archive.data_home`).
 
     ValueError names what is damaged, missing or too much; FileNotFoundError if there is no
-    archive; OSError if the disk is full. None of them leaves anything half-written."""
+    archive; OSError if the disk is full; ChildProcessError if a process that packs died. None of
+    them leaves anything half-written."""
     path = Path(source).expanduser() if source else find_tiny_imagenet()
     if path is None or not path.exists():
         raise FileNotFoundError(f"no Tiny-ImageNet at {path or 'any known place'}: set "
                                 "TINY_IMAGENET to the zip, or run convnext_nb.data.fetch()")
-    if (path / "meta.json").is_file(): return _packed(path)
+    if is_packed(path): return _packed(path)
     archive = Archive(path)
     layout = layout or Layout()
     target = packed_at(archive, layout)
@@ -214,8 +215,9 @@ def find_pictures(
     """The pictures below a folder and their labels, unread; "val" only where there is val/, or
     test/ instead.
 
-    Says on stderr what it skips. ValueError for a class without training pictures or with too
-    few, and for a class folder without any."""
+    Says on stderr what it skips. FileNotFoundError if there is no such folder. ValueError for
+    fewer than two classes, for one with too few training pictures or none, for one that only val/
+    has, and for splits that do not fit together."""
     archive = _open_folder(path)
     roots = _training_folders(archive)
     found = {split: _by_class(archive, root) for split, root in roots.items()}
@@ -244,7 +246,8 @@ def pictures_to_measure(
 ) -> tuple[Archive, dict[str, list[str]], str]:  # folder; names by class; which they are
     """The pictures of a split; all pictures of a folder that has no splits. None is read.
 
-    ValueError for a folder without class folders or without that split."""
+    FileNotFoundError if there is no such folder; ValueError for one without class folders or
+    without that split."""
     archive = _open_folder(path)
     splits = split_folders(archive)
     if part == "val" and "val" not in splits and "test" in splits: part = "test"
@@ -271,7 +274,8 @@ def ImageFolder(
     """A folder of your own pictures, packed once into memory maps of `size` x `size`.
 
     Without val/, test/ is for validation; without either, a fixed fifth of each class.
-    ValueError for pictures that cannot be read, and for a class with too few or none."""
+    Errors of the folder are those of `find_pictures`. ValueError for pictures that cannot be read,
+    OSError if the disk is full, ChildProcessError if a process that packs died."""
     archive, classes, splits = find_pictures(path)
     other = [f for f in _training_folders(archive).values() if f not in ("", "train/", "val/")]
     target = packed_at(archive, size, *other)  # `other`: these were once packed as classes
@@ -294,7 +298,8 @@ def load(
 
     auto: Tiny-ImageNet where it is found; fetched if there is a GPU and a network; else Shapes.
     tiny: Tiny-ImageNet, found or fetched. A path: Tiny-ImageNet or a folder of own pictures.
-    FileNotFoundError if nothing is there, ValueError for faulty data, OSError if packing fails."""
+    FileNotFoundError if nothing is there, ValueError for faulty data, ConnectionError if Tiny-
+    ImageNet cannot be fetched, OSError if packing fails."""
     found, why = None, "asked for"
     if data in ("auto", "tiny"): found, why = _find_or_fetch(data)
     if found: dataset = TinyImageNet(found)

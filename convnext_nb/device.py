@@ -31,7 +31,7 @@ def use_bf16(
     recipe,  # with precision
     device: torch.device,
 ) -> bool:
-    "Whether training runs in bf16 autocast; `auto` means: if the device multiplies in bf16."
+    "Whether training runs in bf16 autocast; `auto`: on CUDA or a CPU that multiplies in bf16."
     if recipe.precision != "auto": return recipe.precision == "bf16"
     if device.type == "cuda": return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type != "cpu": return False
@@ -82,7 +82,7 @@ def wait_for(device: torch.device):
     if device.type == "mps": torch.mps.synchronize()
 
 def choose_save_seconds(device: torch.device) -> float:
-    "The least time between saves at the ends of epochs: on a GPU an epoch may take seconds."
+    "Seconds at least between saves at the ends of epochs: 60 on CUDA, else 0."
     return 60.0 if device.type == "cuda" else 0.0
 
 # %% ../nbs/255_device.ipynb #a3d10c58

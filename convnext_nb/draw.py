@@ -251,7 +251,9 @@ def parts(
     regime: str = "resnet50",  # "resnet50" or "resnet200"; used with a name
     size: int = 224,  # height and width of the image in pixels
 ) -> list[dict]:
-    "The boxes of one block, in the order in which it works."
+    """The boxes of one block, in the order in which it works.
+
+    ValueError for a stage that there is not, and for a network without stages of own blocks."""
     net = _network(what, regime)
     names, loose, shapes, _ = _read(net, size)
     if not 1 <= stage <= len(names):
@@ -838,8 +840,8 @@ def morph(
 ) -> Moving:
     """A block of stage 1 that turns from step a into step b, one change after the other.
 
-    Steps that leave the block as it was are skipped. For readers who prefer no motion, it is
-    `difference` without marks: the first block beside the last.
+    Steps that leave the block as it was are skipped. For readers who prefer no motion, it is the
+    first block beside the last, marked as in `difference`. ValueError unless a leads to b.
     """
     way, frames = [], []
     for s in _road(a, b, regime):

@@ -44,7 +44,8 @@ def predict(
 # %% ../nbs/240_evaluation.ipynb #55b7a3d7
 def _sums(logits, labels):
     "Sums over a batch, (3,): the true class came first, was among the first five; the losses."
-    best = logits.topk(min(5, logits.shape[1]), dim=1).indices  # (B, 5)
+    order = logits.argsort(dim=1, descending=True, stable=True)  # of equal logits, the first class
+    best = order[:, :5]  # (B, 5)
     hit = best == labels[:, None]
     loss = F.cross_entropy(logits, labels, reduction="sum")
     return torch.stack([hit[:, 0].sum(), hit.sum(), loss])
@@ -57,7 +58,8 @@ def scores(
     logits: torch.Tensor,  # (N, K)
     labels: torch.Tensor,  # int64 (N,)
 ) -> dict[str, float]:
-    "top1 and top5 in percent and the mean cross-entropy `loss`."
+    "top1 and top5 in percent and the mean cross-entropy `loss`. ValueError for no images."
+    if not len(labels): raise ValueError("cannot evaluate on no images")
     return _scores(_sums(logits, labels), len(labels))
 
 # %% ../nbs/240_evaluation.ipynb #8c89779a
@@ -69,7 +71,9 @@ def evaluate(
     autocast: bool = False,  # bf16
     flip: bool = False,  # as in `predict`
 ) -> dict[str, float]:
-    "`scores` of a network over `split`; only sums are kept, on the device, until the end."
+    """`scores` of a network over `split`; only sums are kept, on the device, until the end.
+
+    ValueError for an empty split."""
     sums = torch.zeros(3, device=next(model.parameters()).device)
     for logits, y in _logits(model, split, preprocessing, batch_size, autocast, flip):
         sums += _sums(logits, y)
@@ -90,7 +94,9 @@ def confused(
     classes: tuple[str, ...],  # K names
     n: int = 5,  # how many pairs at most
 ) -> list[dict]:
-    "The pairs of classes most often taken for each other: `a`, `b`, `mistakes`, and each way."
+    """The pairs of classes most often taken for each other: `a`, `b`, `mistakes`, and each way.
+
+    ValueError if there are not as many names as classes."""
     k = len(counts)
     if len(classes) != k: raise ValueError(f"{len(classes)} names for {k} classes")
     both_ways = (counts + counts.T).triu(1).flatten()
@@ -134,7 +140,9 @@ def temperature(
     logits: torch.Tensor,  # (N, K), of images that the network has not learned from
     labels: torch.Tensor,  # int64 (N,)
 ) -> float:  # between 0.01 and 100; above 1: the network was too sure
-    "The T for which `logits / T` have the lowest cross-entropy on these images."
+    """The T for which `logits / T` have the lowest cross-entropy on these images.
+
+    Source: Guo et al. 2017, arXiv 1706.04599, section 4.2."""
     z = logits.double()
     truth = z.gather(1, labels[:, None]).squeeze(1)
     low, high = 0.01, 100.0  # bounds of 1 / T, in which the loss is convex
@@ -156,7 +164,8 @@ def report(
 
     `top1_by_class` (percent; classes without images are left out), the 20 most `confused` pairs,
     `ece` and its `bins`; the `temperature` fitted on every second image, and the `ece` of the
-    other images before and after it, `ece_other_half`.
+    other images before and after it, `ece_other_half`. ValueError for fewer than two images, and
+    for a wrong number of names.
     """
     if len(labels) < 2: raise ValueError("a report needs two images or more")
     counts = confusion(logits, labels)

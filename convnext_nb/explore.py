@@ -93,7 +93,7 @@ _KEEP = ("if (/^(Arrow|Page|Home|End)/.test(event.key))"
          " event.stopPropagation()")  # else JupyterLab takes these keys, and leaves the cell
 
 def _slider(name, words, start):
-    "A label, a slider over `words`, and a button at either end."
+    "A label, a slider over `words`, its value, and two buttons that step."
     words = list(map(str, words))
     title = html_lib.escape(name.replace("_", " "))
     now = html_lib.escape(words[start])
@@ -140,19 +140,19 @@ def flipbook(
 
 # %% ../nbs/610_explore.ipynb #fe5dbbcd
 def _choices(control, most=9):
-    "Up to `most` values of a control (its present one among them) as {words: value}."
+    "About `most` values of a control, its present one among them, as {words: value}."
     if isinstance(control.value, tuple): return {}  # a range, or several at once
     if hasattr(control, "options"):
         options = control.options
         if isinstance(options, Mapping): options = options.items()
         pairs = [o if isinstance(o, tuple) and len(o) == 2 else (o, o) for o in options]
     elif isinstance(control.value, bool): pairs = [("no", False), ("yes", True)]
-    elif isinstance(control, widgets.FloatLogSlider):
-        powers = (control.min + i * (control.max - control.min) / (most - 1) for i in range(most))
-        pairs = [(f"{control.base**p:.2g}", control.base**p) for p in powers]
     elif None not in (getattr(control, key, None) for key in ("min", "max", "step")):
         steps = int((control.max - control.min) / control.step + 1e-6)
-        values = (control.min + i * control.step for i in range(steps + 1))
+        values = [control.min + i * control.step for i in range(steps + 1)]
+        if isinstance(control, widgets.FloatLogSlider): values = [control.base**v for v in values]
+        if not any(_same(v, control.value) for v in values):
+            values = sorted([*values, control.value])
         pairs = [(f"{v:.4g}" if isinstance(v, float) else v, v) for v in values]
     else: return {}
     kept = {round(i * (len(pairs) - 1) / (most - 1)) for i in range(most)}
@@ -418,8 +418,9 @@ def html_table(
     """Rows as an HTML table; None becomes a dash.
 
     Numbers stand at the right, with commas for thousands, and all fractions of a column with as
-    many decimals as the longest needs (at most four).
+    many decimals as the longest needs (at most four). ValueError without a row.
     """
+    if not rows: raise ValueError("a table needs a row")
     columns = {key: [row[key] for row in rows] for key in rows[0]}
     written = {key: _column(values) for key, values in columns.items()}
     heads = "".join(f"<th{_side(columns[key])}>{html_lib.escape(key.replace('_', ' '))}</th>"

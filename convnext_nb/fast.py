@@ -227,7 +227,8 @@ _PLAIN = {fast: plain for plain, fast in _FAST.items()}
 def speed_up(
     model: nn.Module,  # a ConvNeXt, or any network with such blocks; changed in place
 ) -> nn.Module:
-    """The same network with faster blocks: same parameters, keys, hooks and results.
+    """The same network with faster blocks: same parameters, keys and hooks, same results within
+    rounding.
 
     A block that it does not know, such as a subclass, stays as it is. `slow_down` undoes it.
     """

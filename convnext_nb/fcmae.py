@@ -47,7 +47,7 @@ def _visible(block, x, keep):
 
 def encode(
     net: ConvNeXt,  # V1 or V2
-    x: torch.Tensor,  # images (B, 3, H, W)
+    x: torch.Tensor,  # images (B, C, H, W)
     hidden: torch.Tensor,  # bool (B, 1, H / total_stride, W / total_stride)
 ) -> torch.Tensor:  # (B, dims[-1], H / total_stride, W / total_stride)
     "The last map of a network that sees only what is not hidden; zero where it is."
@@ -64,8 +64,9 @@ def encode(
 class FCMAE(nn.Module):
     """A masked autoencoder of convolutions: images and masks to the pixels of all patches.
 
-    Maps (B, 3, H, W) and bool (B, 1, h, w) to (B, 3 * patch**2, h, w), where patch is the
-    encoder's total stride. Source: arXiv 2301.00808, section 3; there the decoder is 512 wide.
+    Maps (B, C, H, W) and bool (B, 1, h, w) to (B, C * patch**2, h, w), where patch is the
+    encoder's total stride and C its `in_chans`. Source: arXiv 2301.00808, section 3; there the
+    decoder is 512 wide.
     """
     def __init__(
         self,
@@ -78,31 +79,41 @@ class FCMAE(nn.Module):
         self.proj = nn.Conv2d(encoder.head.in_features, decoder_dim, 1)
         self.mask_token = nn.Parameter(0.02 * torch.randn(1, decoder_dim, 1, 1))
         self.decoder = Block(decoder_dim, layer_scale=None, grn=True)
-        self.pred = nn.Conv2d(decoder_dim, 3 * self.patch**2, 1)
+        self.pred = nn.Conv2d(decoder_dim, encoder.in_chans * self.patch**2, 1)
 
-    def forward(self, x, hidden):  # (B, 3, H, W), bool (B, 1, h, w)
+    def forward(self, x, hidden):  # (B, C, H, W), bool (B, 1, h, w)
         y = self.proj(encode(self.encoder, x, hidden))  # (B, decoder_dim, h, w)
         y = torch.where(hidden, self.mask_token, y)
-        return self.pred(self.decoder(y))  # (B, 3 * patch**2, h, w)
+        return self.pred(self.decoder(y))  # (B, C * patch**2, h, w)
 
 # %% ../nbs/185_v2.ipynb #6b48a22e
 def targets(
-    x: torch.Tensor,  # images (B, 3, H, W)
+    x: torch.Tensor,  # images (B, C, H, W)
     patch: int,  # its side in pixels
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    "Normalized pixels of each patch (B, 3 * patch**2, h, w), and what was taken out: mean, std."
+    "Normalized pixels of each patch (B, C * patch**2, h, w), and what was taken out: mean, std."
     y = F.pixel_unshuffle(x, patch)
     mean, std = y.mean(1, keepdim=True), y.std(1, keepdim=True) + 1e-3
     return (y - mean) / std, mean, std
 
-def painting_loss(model: FCMAE, x: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
-    "Mean squared error at the hidden patches; a guess of the mean has about 1."
+def painting_loss(
+    model: FCMAE,
+    x: torch.Tensor,  # images (B, C, H, W)
+    hidden: torch.Tensor,  # bool (B, 1, h, w)
+) -> torch.Tensor:  # one number
+    """Mean squared error at the hidden patches; a guess of the mean has about 1.
+
+    Source: arXiv 2301.00808, section 3."""
     wanted, _, _ = targets(x, model.patch)
     error = (model(x, hidden) - wanted).square().mean(1, keepdim=True)  # (B, 1, h, w)
     return error[hidden].mean()
 
 @torch.no_grad()
-def paint(model: FCMAE, x: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+def paint(
+    model: FCMAE,
+    x: torch.Tensor,  # images (B, C, H, W)
+    hidden: torch.Tensor,  # bool (B, 1, h, w)
+) -> torch.Tensor:  # (B, C, H, W)
     "The images with hidden patches painted, in the mean and contrast of the true ones."
     wanted, mean, std = targets(x, model.patch)
     pixels = torch.where(hidden, model(x, hidden), wanted) * std + mean

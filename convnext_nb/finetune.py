@@ -10,7 +10,7 @@ from functools import partial
 
 from torch import nn
 
-from .keys import last_layer
+from .keys import inner_network, last_layer
 from .layers import DropPath, drop_path_rates
 
 # %% ../nbs/410_finetune.ipynb #45a78c0c
@@ -19,11 +19,14 @@ def replace_head(
     num_classes: int,  # length of the new output; 0: no head, the output is the feature vector
     init_scale: float = 1.0,  # the initial weights are multiplied by it; the paper: 0.001
 ) -> nn.Module:
-    "A fresh last layer for other classes, on the old one's device and in its precision."
-    head = last_layer(model)  # its name: fc in a ResNet, head elsewhere
-    old = getattr(model, head)
+    """A fresh last layer for other classes, on the old one's device and in its precision.
+
+    ValueError for a network whose head is not a linear layer."""
+    net = inner_network(model)
+    head = last_layer(net)  # its name: fc in a ResNet, head elsewhere
+    old = getattr(net, head, None)
     if not isinstance(old, nn.Linear):
-        raise ValueError(f"the head of {type(model).__name__} is {old}, not a linear layer; "
+        raise ValueError(f"the head of {type(net).__name__} is {old}, not a linear layer; "
                          f"assign nn.Linear(features, classes) to model.{head} yourself")
     new = nn.Identity()
     if num_classes:
@@ -32,14 +35,17 @@ def replace_head(
         nn.init.trunc_normal_(new.weight, std=0.02)
         new.weight.data.mul_(init_scale)
         nn.init.zeros_(new.bias)
-    setattr(model, head, new)
+    setattr(net, head, new)
+    if hasattr(net, "num_classes"): net.num_classes = num_classes  # timm's networks know it, too
     return model
 
 # %% ../nbs/410_finetune.ipynb #6a0b2a46
 def stages(
     model: nn.Module,  # ConvNeXt (V1, V2, isotropic), ResNet or Swin
 ) -> list[list[nn.Module]]:
-    "The stem's modules, then those of each stage, with the downsampling before it."
+    """The stem's modules, then those of each stage, with the downsampling before it.
+
+    ValueError for any other network."""
     if hasattr(model, "downsample_layers"):  # ConvNeXt
         stem, *downs = model.downsample_layers.children()
         first, *later = model.stages.children()
@@ -86,8 +92,13 @@ def set_drop_path(
     model: nn.Module,  # changed in place
     rate: float,  # of the last block; grows linearly from 0
 ) -> nn.Module:
-    "Another stochastic depth for a network that exists already. ValueError unless 0 <= rate < 1."
+    """Another stochastic depth for a network that exists already.
+
+    ValueError unless 0 <= rate < 1, and for a network without our `DropPath`."""
     DropPath(rate)  # checks it
     drops = [m for m in model.modules() if isinstance(m, DropPath)]
+    if not drops:
+        raise ValueError(f"{type(model).__name__} has no DropPath of this library; set its "
+                         "stochastic depth when you build it")
     for drop, p in zip(drops, drop_path_rates(rate, len(drops))): drop.p = p
     return model

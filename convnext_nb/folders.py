@@ -131,6 +131,9 @@ class Pool:
             worker_init_fn=_no_ctrl_c, generator=torch.Generator(),  # not torch's global one
             multiprocessing_context="fork" if sys.platform == "linux" else None)
 
+    def __getstate__(self):  # a copy starts workers of its own
+        return self.__dict__ | dict(waiting=None, ending=None)
+
 # %% ../nbs/420_folder.ipynb #4bf952b6
 @patch
 def read(self: Pool, asks) -> Iterator[torch.Tensor]:
@@ -149,8 +152,8 @@ def read(self: Pool, asks) -> Iterator[torch.Tensor]:
             if isinstance(images, str): raise ValueError(images)
             yield images
         whole = True
-    except RuntimeError as e:
-        if "DataLoader worker" not in str(e): raise
+    except (RuntimeError, ConnectionError, FileNotFoundError, EOFError) as e:
+        if isinstance(e, RuntimeError) and "DataLoader worker" not in str(e): raise
         raise ChildProcessError(
             "a process that reads pictures died: it was killed, or memory ran out (in a container "
             f"also /dev/shm). Try fewer workers (now {self.workers}) or smaller batches") from e
@@ -172,7 +175,7 @@ def _iterate(loader):
 # %% ../nbs/420_folder.ipynb #be0e6c80
 @dataclass(repr=False)
 class Files:
-    """Picture files and labels, read anew in each pass; otherwise like `images.Split`.
+    """Picture files and labels, read anew in each pass, with a `Split`'s `take` and `subset`.
 
     Row i is the i-th name that the pool's reader knows. With a seed, each image is a random crop,
     and which one depends on seed and row alone."""
@@ -198,7 +201,9 @@ class Files:
 # %% ../nbs/420_folder.ipynb #2a2626fb
 @patch
 def take(self: Files, indices) -> tuple[torch.Tensor, torch.Tensor]:
-    "Some images, uint8 (B, size, size, 3), and their labels (B,), read by this process."
+    """Some images, uint8 (B, size, size, 3), and their labels (B,), read by this process.
+
+    ValueError names pictures that cannot be read."""
     at = torch.as_tensor(indices)
     images = self.pool.reader[self.rows[at].tolist(), self.seed]
     if isinstance(images, str): raise ValueError(images)
@@ -206,7 +211,7 @@ def take(self: Files, indices) -> tuple[torch.Tensor, torch.Tensor]:
 
 @patch
 def stream(self: Files, chunks) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    "`take` for each of a list of index tensors, by workers that read ahead."
+    "`take` for each of a list of index tensors, by workers that read ahead. Errors: `Pool.read`'s."
     if not self.pool.workers:
         yield from map(self.take, chunks)
         return
@@ -231,8 +236,8 @@ def StreamedFolder(
 ) -> Dataset:
     """A folder of your own pictures, read from the files in every pass: nothing is packed.
 
-    Otherwise like `data.ImageFolder`. ValueError for a class without training pictures or with too
-    few; a picture that cannot be read is named when its turn comes."""
+    Otherwise like `data.ImageFolder`. Errors of the folder are those of `data.find_pictures`; a
+    picture that cannot be read is named when its turn comes, in a ValueError."""
     archive, classes, found = find_pictures(path)
     name = archive.path.resolve().name
     preprocessing = Preprocessing(size=size, crop=crop)

@@ -24,7 +24,7 @@ class Preprocessing:
     """How any picture becomes a network's input. It travels with data, runs and weights.
 
     The picture becomes RGB, its shorter side `size / crop` pixels, its center `size` x `size`;
-    then `(x / 255 - mean) / std` by channel."""
+    then `(x / 255 - mean) / std` by channel. ValueError for values that make no sense."""
     size: int = 64  # pixels
     crop: float = 1.0  # center-crop ratio, above 0 and up to 1
     mean: tuple = (0.485, 0.456, 0.406)  # of red, green, blue in 0..1; default: ImageNet's
@@ -80,7 +80,9 @@ def resize_and_crop(
     image: Image.Image,  # any size; 8 bits a channel
     preprocessing: Preprocessing,
 ) -> Image.Image:  # RGB, size x size
-    "Scale a picture and cut out its center, as `preprocessing` says (bicubic, antialiased)."
+    """Scale a picture and cut out its center, as `preprocessing` says (bicubic, antialiased).
+
+    ValueError for more than 8 bits a channel."""
     image = upright(image)
     size = preprocessing.size
     scale = size / preprocessing.crop / min(image.size)
@@ -248,7 +250,8 @@ def select(
 ) -> Dataset:
     """The data set with fewer classes, labels renumbered.
 
-    ValueError for an unknown name, for one that is there twice, and after `hold_out`."""
+    ValueError for a number below 2 or above that of the classes, for a name that is unknown, there
+    twice or fits several classes, and after `hold_out`."""
     self._nothing_held_out()
     if isinstance(classes, int):
         if not 2 <= classes <= len(self.classes):
@@ -301,8 +304,8 @@ class batches:
     """Iterate over a split: pairs of uint8 images (B, 3, H, W), channels last, and labels (B,).
 
     A batch is a copy: write into it as you like. Each pass over a shuffled one has a new order.
-    ValueError if `batch_size` cannot be cut into equal shares. A last batch that is not full is
-    cut as evenly as possible."""
+    ValueError for a `batch_size` below 1, or one that cannot be cut into equal shares. A last batch
+    that is not full is cut as evenly as possible."""
     def __init__(
         self,
         split: Split,
@@ -380,7 +383,9 @@ def crop_flip(
     padding: int = 8,  # largest shift in pixels, in each direction
     flip: float = 0.5,  # share of the images that are mirrored
 ) -> torch.Tensor:  # a new (B, 3, H, W) in channels-last layout
-    "A random shift (reflected at the borders) and a random horizontal flip for each image."
+    """A random shift (reflected at the borders) and a random horizontal flip for each image.
+
+    ValueError unless 0 <= padding < the shorter side."""
     b, c, h, w = x.shape
     if not 0 <= padding < min(h, w):
         raise ValueError(f"padding {padding}: 0 up to below the image's side {min(h, w)}")

@@ -295,7 +295,9 @@ def convert(
     format: str,  # one of `formats(model)`
     conv_mlp: bool | None = None,  # timm's 1x1 convolutions; None: as timm builds this size
 ) -> dict[str, torch.Tensor]:
-    "The model's state dict in another library's names and shapes; most tensors are shared."
+    """The model's state dict in another library's names and shapes; most share their memory.
+
+    ValueError for a format that there is not, or not for this network."""
     if conv_mlp is None: conv_mlp = format == "timm" and timm_conv_mlp(model)
     theirs = key_map(model, format)
     converted = {}

@@ -38,7 +38,8 @@ class DropPath(nn.Module):
     """Stochastic depth: in training, sets each sample of a residual branch to 0 with probability p.
 
     Maps (B, ...) to the same shape. Survivors are divided by 1 - p, which keeps the mean. Does
-    nothing in evaluation. Raises ValueError unless 0 <= p < 1. Source: Huang et al. 2016.
+    nothing in evaluation. Raises ValueError unless 0 <= p < 1. Source: Huang et al. 2016,
+    arXiv 1603.09382.
     """
     def __init__(self, p: float = 0.0):
         super().__init__()

@@ -20,7 +20,9 @@ def lr_at(
     step: float,  # counted from 0, over all epochs
     steps_per_epoch: int,
 ) -> float:
-    "Learning rate at `step`: linear warm-up from 0, then a cosine down to `min_lr`."
+    """Learning rate at `step`: linear warm-up from 0, then a cosine down to `min_lr`.
+
+    Source: paper, Table 5; the cosine: arXiv 1608.03983."""
     total = recipe.epochs * steps_per_epoch
     warmup = recipe.warmup_epochs * steps_per_epoch
     if step + 1 < warmup: return recipe.lr * (step + 1) / warmup

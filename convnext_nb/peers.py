@@ -15,7 +15,7 @@ from importlib.util import find_spec
 import torch
 from torch import nn
 
-from . import convnext, models, resnet, weights
+from . import convnext, models, resnet, swin, weights
 from .fast import speed_up
 from .keys import CONVNEXT_KEYS, convert, rename, timm_conv_mlp
 
@@ -32,7 +32,9 @@ _TIMM_NAMES = {"swin_t": "swin_tiny_patch4_window7_224",
 
 def _timm_by_name(name):
     import timm
-    return timm.create_model(_TIMM_NAMES.get(name, name))
+    known = _TIMM_NAMES.get(name, name)
+    if not timm.is_model(known): raise ValueError(f"timm has no {name}")
+    return timm.create_model(known)
 
 def _torchvision_by_name(name):
     from torchvision import models
@@ -66,6 +68,7 @@ def _torchvision_convnext(ours):
     stem = ours.downsample_layers[0][0]
     if _is_v2(ours) or (stem.in_channels, ours.stem_stride) != (3, 4):
         raise ValueError("torchvision has V1 only, for 3 channels and with a stem of stride 4")
+    if ours.stages[0][0].gamma is None: raise ValueError("torchvision's V1 has layer scale always")
     next_dims = [*dims[1:], None]
     stages = [CNBlockConfig(*sizes) for sizes in zip(dims, next_dims, depths)]
     return ConvNeXt(stages, num_classes=ours.head.out_features)
@@ -78,10 +81,12 @@ def _transformers(ours):
         depths, dims = _convnext_sizes(ours)
         settings = dict(depths=depths, hidden_sizes=dims, layer_norm_eps=1e-6,
                         num_stages=len(depths), patch_size=ours.stem_stride)
+        if kind == "ConvNext" and ours.stages[0][0].gamma is None:
+            settings["layer_scale_init_value"] = 0.0  # none at all
     elif isinstance(ours, resnet.ResNet):
         kind = "ResNet"
         settings = _resnet_settings(ours)
-    else:
+    elif isinstance(ours, swin.Swin):
         kind = "Swin"
         stages = ours.features[1::2]
         settings = dict(depths=[len(stage) for stage in stages],
@@ -89,6 +94,7 @@ def _transformers(ours):
                         embed_dim=ours.features[0][0].out_channels, drop_path_rate=0.0,
                         window_size=stages[0][0].attn.window,
                         patch_size=ours.features[0][0].stride[0])
+    else: raise ValueError(f"transformers has no {type(ours).__name__}")
     make_config = getattr(transformers, f"{kind}Config")
     make_network = getattr(transformers, f"{kind}ForImageClassification")
     head = ours.fc if kind == "ResNet" else ours.head
@@ -145,7 +151,9 @@ def build_peer(
         with torch.device("meta"): like = models.create(like, 1000)  # its sizes are enough
     if library not in by_size:
         raise ValueError(f"no library {library!r}; there are: {', '.join(LIBRARIES)}")
-    if isinstance(like, convnext.ConvNeXtIsotropic): return _isotropic(like)
+    if isinstance(like, convnext.ConvNeXtIsotropic):
+        if library == "timm": return _isotropic(like)
+        raise ValueError(f"{library} has no isotropic ConvNeXt; timm has its blocks")
     if library != "transformers" and not isinstance(like, convnext.ConvNeXt):
         raise ValueError(f"{library} builds a {type(like).__name__} by its name only: give a name")
     return by_size[library](like)
@@ -199,7 +207,7 @@ def noise(size: int = 64, batch: int = 2, chans: int = 3) -> torch.Tensor:
     return torch.randn(batch, chans, size, size, generator=g)
 
 def gap(a: torch.Tensor, b: torch.Tensor) -> float:
-    "Largest difference, as a share of the largest value of `b`."
+    "Largest absolute difference, as a share of the largest absolute value of `b`."
     return ((a - b).abs().max() / b.abs().max()).item()
 
 def largest(gaps: Iterable[float]) -> float:

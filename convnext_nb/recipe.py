@@ -23,7 +23,9 @@ from .device import best_device, check_compiler, use_bf16  # noqa: F401
 # %% ../nbs/260_recipe.ipynb #0fd0c9e8
 @dataclass(frozen=True)
 class Recipe:
-    "Everything that decides how a network is trained. Saved with every run as `recipe.json`."
+    """Everything that decides how a network is trained. Saved with every run, in `recipe.json`.
+
+    ValueError for a value of a wrong type, and for one that makes no sense."""
     model: str = "convnext_tiny"  # see `create`
     model_args: dict = field(default_factory=dict)  # such as stem_stride, drop_path, layer_scale
     start: str | None = None  # weights to start from: a file, "atto_tiny200", or a name on a hub
@@ -51,7 +53,7 @@ class Recipe:
     ema: float | None = None  # decay of the moving average of the weights; None: no average
     micro_batch: int | str | None = "auto"  # images at a time in a step, at full size; None: all
     eval_every: int = 1  # accuracy is measured after every so many epochs, and after the last
-    precision: str = "auto"  # bf16 autocast where the device supports it; or "fp32", "bf16"
+    precision: str = "auto"  # bf16 autocast where the device multiplies in it; or "fp32", "bf16"
     compile: bool = False  # torch.compile
     seed: int = 0
 
@@ -133,13 +135,16 @@ def check_recipe(recipe: Recipe):
     for name, allowed in choices.items():
         value = getattr(recipe, name)
         if value not in allowed: raise ValueError(f"{name}={value!r}: choose one of {allowed}")
-    upper_limits = dict(erasing=1, mix_until=1, ema=1, layer_decay=1, label_smoothing=1,
-                        mixup=math.inf, cutmix=math.inf, weight_decay=math.inf,
-                        warmup_epochs=recipe.epochs, min_lr=recipe.lr)
+    upper_limits = dict(erasing=1, mix_until=1, layer_decay=1, mixup=math.inf, cutmix=math.inf,
+                        weight_decay=math.inf, warmup_epochs=recipe.epochs, min_lr=recipe.lr)
     for name, limit in upper_limits.items():
         value = getattr(recipe, name)
         if value is not None and not 0 <= value <= limit:
             raise ValueError(f"{name} must be between 0 and {limit}, got {value!r}")
+    for name in ("ema", "label_smoothing"):  # at 1, nothing would ever be learned
+        value = getattr(recipe, name)
+        if value is not None and not 0 <= value < 1:
+            raise ValueError(f"{name} must be at least 0 and below 1, got {value!r}")
     if not all(0 <= beta < 1 for beta in recipe.betas):
         raise ValueError(f"betas {recipe.betas} must be at least 0 and below 1")
     if list(recipe.sizes) != sorted(recipe.sizes):
@@ -210,7 +215,7 @@ PRESETS |= {
         model="convnext_atto", model_args=dict(layer_scale=1.0, drop_path=0.05, init="torch"),
         epochs=8, batch_size=256, lr=4e-3, warmup_epochs=1.0, optimizer="muon",
         mixup=0.2, cutmix=1.0, mix_until=0.8),
-    # all of Tiny-ImageNet, one CPU core: some five hours. Half of ConvNeXt-T's width
+    # all of Tiny-ImageNet, one CPU core: three to four hours. Half of ConvNeXt-T's width
     "race": Recipe(
         model="convnext", model_args=dict(
             depths=(3, 3, 9, 3), dims=(48, 96, 192, 384), layer_scale=1.0, drop_path=0.05,

@@ -127,8 +127,9 @@ def _stages(block, depths, width, drop_path):
 class ResNet(nn.Module):
     """Residual network for images (B, in_chans, H, W) to logits (B, num_classes).
 
-    Keys, shapes and initial weights are torchvision's. ValueError for a wrong input shape.
-    Source: paper, Table 9; He et al. 2015.
+    Keys, shapes and initial weights are torchvision's. ValueError for a wrong input shape, and for
+    a stem_stride other than 4, 2 or 1; TypeError for another library's word.
+    Source: paper, Table 9; He et al. 2015, arXiv 1512.03385.
     """
     @own_words
     def __init__(

@@ -109,7 +109,9 @@ def seeds_of(
     name: str,  # of a recipe, such as a step of the roadmap
     prefix: str = "steps_shapes/",  # family: drawn shapes; "steps_tiny20/": photographs
 ) -> list[Run]:
-    "The three runs of one recipe that differ only in the seed."
+    """The three runs of one recipe that differ only in the seed.
+
+    FileNotFoundError if one is missing."""
     return [load(f"{prefix}{name}{end}") for end in ("", "-s1", "-s2")]
 
 def val_top1(

@@ -346,7 +346,8 @@ def build(
     """The network of a step: images (B, in_chans, H, W) to logits (B, num_classes).
 
     `base` has the keys of torchvision's resnet50, `sep_ds` those of the authors' ConvNeXt.
-    ValueError for an unknown step, regime or field value; TypeError for another library's word.
+    ValueError for an unknown step, regime or field, and for values that do not fit; TypeError for
+    another library's word.
     """
     made = step if isinstance(step, Step) else _find(step, regime)
     names = [f.name for f in fields(Step)]

@@ -14,6 +14,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from difflib import get_close_matches
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -87,7 +88,7 @@ def _read(path):
 # %% ../nbs/265_runs.ipynb #fe5dbbcf
 @patch(as_prop=True)
 def metrics(self: Run) -> list[dict]:
-    "One dictionary per epoch; a last line that a crash has cut off is left out."
+    "One dictionary per epoch, up to the first line that cannot be read, as after a crash."
     path = self.folder / "metrics.jsonl"
     if not path.exists(): return []
     rows = []
@@ -117,7 +118,7 @@ def truncate(self: Run, epochs: int):
 @patch
 @contextmanager
 def alone(self: Run) -> Iterator[None]:
-    "Locks the folder: whoever else tries to gets a ValueError, where the disk has locks."
+    "Locks the folder. Whoever else tries gets a ValueError, unless the disk knows no locks."
     path = self.folder / ".lock"
     try: file = open(path, "w")
     except OSError as e: raise write_error(path, e) from e
@@ -167,11 +168,13 @@ def commit() -> str | None:
 def load(
     name: str | Path,  # a name in nbs/runs, or a folder's path
 ) -> Run:
-    "A run, finished or not. FileNotFoundError, with the names there are, if there is no such run."
+    "A run, finished or not. FileNotFoundError, with names that are close, if there is none."
     places = [Path(name).expanduser(), Path("runs") / name, Path("nbs/runs") / name]
     for place in places:
         if (place / "recipe.json").exists(): return Run(place)
-    raise FileNotFoundError(f"no run {str(name)!r}; there are: {', '.join(names()) or 'none'}")
+    known = names()
+    close = get_close_matches(str(name), known) or sorted({n.split("/")[0] + "/..." for n in known})
+    raise FileNotFoundError(f"no run {str(name)!r}; there are: {', '.join(close) or 'none'}")
 
 def names() -> list[str]:
     "Names of the runs that come with the project."

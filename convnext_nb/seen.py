@@ -20,10 +20,13 @@ from . import archive, data, evaluation, runs, train
 
 # %% ../nbs/350_seen.ipynb #5ee00003
 def stage_modules(net: nn.Module) -> list[nn.Module]:
-    "The four modules that put out the stages' maps, of a ConvNeXt, a ResNet or a roadmap network."
-    if not hasattr(net, "stages"): return [net.layer1, net.layer2, net.layer3, net.layer4]
-    if isinstance(net.stages, nn.ModuleDict): return list(net.stages.values())
-    return list(net.stages)
+    """The four modules that put out the stages' maps, of a ConvNeXt, a ResNet or a roadmap network.
+
+    ValueError for any other."""
+    if hasattr(net, "layer1"): return [net.layer1, net.layer2, net.layer3, net.layer4]
+    if hasattr(net, "stages"): return list(net.stages.children())
+    raise ValueError(f"{type(net).__name__} has no stages that `seen` knows; give a ConvNeXt, a "
+                     "ResNet or a network of the roadmap")
 
 @contextmanager
 def hooked(
@@ -58,7 +61,7 @@ def receptive_field(
     """
     x = x.detach().clone().requires_grad_()
     _, y = run_to(net, stage_modules(net)[-1], x)  # (B, C, h, w)
-    mix = torch.randn(y.shape[:2], generator=torch.Generator().manual_seed(0))  # (B, C)
+    mix = torch.randn(y.shape[:2], generator=torch.Generator().manual_seed(0)).to(y)
     rows, columns = (sorted({(n - 1) // 2, n // 2}) for n in y.shape[2:])  # one or two each
     total = 0
     for down, row in enumerate(rows):
@@ -117,7 +120,7 @@ def grad_cam(
 ) -> torch.Tensor:
     """Where the map speaks for the class: (B, h, w), not negative.
 
-    Frees the graph of `logits`. Source: Selvaraju et al. 2017.
+    Frees the graph of `logits`. Source: Selvaraju et al. 2017, arXiv 1610.02391.
     """
     score = logits.gather(1, target[:, None]).sum()
     grad, = torch.autograd.grad(score, y)
@@ -143,12 +146,17 @@ def true_and_rival(
     dataset: data.Dataset,
     per_class: int = 2,  # the first images of each class in the validation part
 ) -> dict:
-    "Grad-CAM for the true class and the best of the others, as plain data; each map's peak is 1."
+    """Grad-CAM for the true class and the best of the others, as plain data; each map's peak is 1.
+
+    `images` are rows of the validation part; `labels`, `rival` and `predicted` are classes (B,);
+    `maps[stage]` has (B, h, w) for "true" and for "rival", for the stages 2, 3 and 4."""
     labels = dataset.val.labels
     first = [(labels == k).nonzero()[:per_class, 0] for k in range(len(dataset.classes))]
     at = torch.cat(first)
     images, y = dataset.val.take(at)
-    x = data.to_input(images.permute(0, 3, 1, 2), dataset.preprocessing)
+    some = next(net.parameters())
+    x = data.to_input(images.permute(0, 3, 1, 2), dataset.preprocessing).to(some)
+    y = y.to(some.device)
     with torch.no_grad(): logits = net(x)
     rival = logits.scatter(1, y[:, None], -torch.inf).argmax(1)
     maps = {}
@@ -282,7 +290,7 @@ def without_each_block(
         row = dict(block=name, drop=100 * lost.mean().item(),
                    error=100 * (lost.std() / len(lost)**0.5).item(), loudness=size / out)
         if getattr(block, "gamma", None) is not None:  # ResNet's basic block has no such name
-            gamma = block.gamma.detach().abs()
+            gamma = block.gamma.detach().abs().float().cpu()
             low, middle, high = gamma.quantile(torch.tensor([0.1, 0.5, 0.9])).tolist()
             row |= dict(gamma=gamma.mean().item(), low=low, middle=middle, high=high)
         rows.append(row)

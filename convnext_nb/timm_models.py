@@ -32,7 +32,9 @@ from .layers import channels_last, check_image
 
 # %% ../nbs/415_timm.ipynb #5fd138a3
 class TimmConvNeXt(convnext.ConvNeXt):
-    "ConvNeXt as timm's scripts expect a network; keys are still the authors'."
+    """ConvNeXt as timm's scripts expect a network; keys are still the authors'.
+
+    ValueError for another `global_pool` or `output_stride`."""
     def __init__(
         self,
         net: convnext.ConvNeXt,  # its layers become this network's
@@ -54,9 +56,11 @@ class TimmConvNeXt(convnext.ConvNeXt):
                              for i, (dim, stride) in enumerate(zip(dims, strides))]
 
     def forward_features(self, x):  # (B, in_chans, H, W)
-        return self._maps(x)[-1]  # (B, dims[-1], H/32, W/32)
+        "The last map: (B, dims[-1], H / total_stride, W / total_stride)."
+        return self._maps(x)[-1]
 
     def forward_head(self, x, pre_logits: bool = False):  # (B, C, H, W)
+        "Logits of the last map; with `pre_logits`, what the head would get."
         x = self.global_pool(x)  # (B, C, 1, 1); (B, C, H, W) with global_pool=""
         x = self.norm(x.permute(0, 2, 3, 1))
         x = nn.functional.dropout(x, self.drop_rate, self.training)
@@ -123,7 +127,7 @@ def reset_classifier(
     global_pool: str | None = None,  # as in `TimmConvNeXt`; None: as before
     reset_other: bool = False,  # also drops the norm before the head
 ):
-    "A fresh head for another number of classes, and another pooling."
+    "A fresh head for another number of classes, and another pooling. ValueError: unknown pooling."
     if global_pool is not None: self.global_pool = _pool(global_pool)
     if reset_other: self.norm = nn.Identity()
     self.num_classes = num_classes
@@ -140,6 +144,11 @@ def set_grad_checkpointing(self: TimmConvNeXt, enable: bool = True):
     self.grad_checkpointing = enable
 
 # %% ../nbs/415_timm.ipynb #0ff674a1
+@patch
+def no_weight_decay(self: TimmConvNeXt) -> set[str]:
+    "GRN's tables: in timm they have one axis, and what has one axis its optimizers leave alone."
+    return {name for name, _ in self.named_parameters() if ".grn." in name}
+
 @patch
 def group_matcher(self: TimmConvNeXt, coarse: bool = False) -> dict:
     "Which parameters belong together, for timm's layer-wise learning rates."
@@ -158,7 +167,9 @@ def forward_intermediates(
     output_fmt: str = "NCHW",  # the only one
     intermediates_only: bool = False,  # return the maps alone
 ):
-    "The last map and the list of the maps of some stages, in the order of the stages."
+    """The last map and the list of the maps of some stages, in the order of the stages.
+
+    ValueError for another `output_fmt`."""
     if output_fmt != "NCHW": raise ValueError(f"output_fmt={output_fmt!r}: only 'NCHW'")
     wanted, last = feature_take_indices(len(self.stages), indices)
     maps = self._maps(x, last + 1 if stop_early else None)
@@ -187,10 +198,15 @@ def prune_intermediate_layers(
 class StageMaps(FeatureGetterNet):
     "timm's wrapper for `features_only`. It also loads a file of the whole network."
     def load_state_dict(self, state_dict, strict: bool = True, assign: bool = False):
+        "As PyTorch's; from a whole network's state dict it takes what the stages need."
         if "downsample_layers.0.0.weight" in state_dict:
             own = self.model.state_dict()
             state_dict = {f"model.{k}": v for k, v in state_dict.items() if k in own}
         return super().load_state_dict(state_dict, strict, assign)
+
+    def no_weight_decay(self) -> set[str]:
+        "As of the network inside."
+        return {f"model.{name}" for name in self.model.no_weight_decay()}
 
 # %% ../nbs/415_timm.ipynb #9d45d72e
 def _network(

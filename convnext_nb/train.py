@@ -89,7 +89,9 @@ def seed_of(*place: int) -> int:
 
 # %% ../nbs/280_train.ipynb #2e6eb81c
 def make_accelerator(device: str | None):
-    "accelerate's Accelerator if this is one of several processes, else None."
+    """accelerate's Accelerator if this is one of several processes, else None.
+
+    ValueError if there are fewer GPUs than processes."""
     if int(os.environ.get("WORLD_SIZE", 1)) < 2: return None
     device = str(device or best_device())
     if device.startswith("cuda"):  # torchrun and accelerate say how many processes are here
@@ -137,7 +139,7 @@ def images_of(
     recipe: Recipe,
     epoch: int,  # from 0
 ) -> Split:
-    "The images of an epoch: streamed files that are resized crops of their own, if it wants those."
+    "The images of an epoch; streamed ones are cut as they are read, if the recipe asks for that."
     if not _crops_while_reading(recipe, split): return split
     return split.cropped(seed_of(recipe.seed, epoch))
 
@@ -163,7 +165,7 @@ def prepare_batch(
 
 # %% ../nbs/280_train.ipynb #7719a1c7
 class Diverged(RuntimeError):
-    "Training has gone wrong: the loss is NaN or infinite, or far above that of a guess."
+    "A loss or a weight is NaN or infinite, or the loss is far above that of a guess."
 
 def check_losses(losses: torch.Tensor, num_classes: int, where: str, recipe: Recipe) -> float:
     "Mean of `losses`; raises Diverged if it is not finite, or far above the loss of a guess."
@@ -230,7 +232,9 @@ def prepare(
     device: str | None = None,  # "cuda", "mps", "cpu"; None: the best there is
     begun: bool = False,  # whether a checkpoint will bring the weights: `start` is not read
 ) -> Job:
-    "A job before its first step: images, network, optimizer and average on the device."
+    """A job before its first step: images, network, optimizer and average on the device.
+
+    ValueError if network, images and processes do not fit; of `start`: as `weights.load`."""
     accelerator = make_accelerator(device)
     device = accelerator.device if accelerator else torch.device(device or best_device())
     if recipe.size: dataset = dataset.at_size(recipe.size)
@@ -351,7 +355,9 @@ def train_epoch(
     bar: tqdm,
     after_step: Callable,  # called after each step, such as `Saver.save_if_due`
 ):
-    "Trains what is left of the job's epoch; `job.losses` then holds the loss of each step."
+    """Trains what is left of the job's epoch; `job.losses` then holds the loss of each step.
+
+    Raises Diverged if the loss goes wrong."""
     recipe = job.recipe
     batches = _batches(job)
     n = len(batches)  # steps of a whole epoch, even if this one starts within it
@@ -406,7 +412,9 @@ def evaluate_job(
 
 # %% ../nbs/280_train.ipynb #f1965a85
 def accuracies(job: Job, size: int) -> dict:
-    "What a row of `metrics.jsonl` says about the network, measured at that size (pixels)."
+    """What a row of `metrics.jsonl` says about the network, measured at that size (pixels).
+
+    Raises Diverged if a loss is not finite."""
     # as many training images as `val` has: that costs as much, and chance moves it about as far;
     # `finish` measures them all, so `train_top1` in `evidence.json` differs
     subset = fixed_subset(job.dataset.train, len(job.dataset.val))
@@ -427,7 +435,7 @@ def _check_finite(job, *losses):
                  f"after epoch {job.epoch + 1}", job.recipe)
 
 def epoch_row(job: Job) -> dict:
-    "The line of `metrics.jsonl` for the epoch that was just trained."
+    "The line of `metrics.jsonl` for the epoch that was just trained. Diverged if it went wrong."
     losses = job.accelerator.reduce(job.losses, "mean") if job.accelerator else job.losses
     size = training_size(job, job.epoch)
     row = dict(epoch=job.epoch + 1, loss=losses.mean().item(), size=size, seconds=job.seconds,
@@ -441,7 +449,9 @@ def epoch_row(job: Job) -> dict:
 
 # %% ../nbs/280_train.ipynb #95b4d5f5
 def end_epoch(job: Job, run: runs.Run, saver: Saver, watch: Callable | None = None):
-    "Evaluates the epoch, adds its line to the metrics, and saves the state if it is time."
+    """Evaluates the epoch, adds its line to the metrics, and saves the state if it is time.
+
+    Raises Diverged if the epoch went wrong, OSError if something cannot be written."""
     row = epoch_row(job)
     job.epoch += 1
     job.step = 0
@@ -576,16 +586,17 @@ def fit(
     progress: bool = True,  # on stderr: one line about how it trains, and a progress bar
     watch: Callable[[runs.Run], None] | None = None,  # after every epoch, and on resuming
     save_minutes: float = 10.0,  # time between two saves within an epoch
-    epoch_seconds: float | None = None,  # between saves at ends of epochs; None: 60 on a GPU or 0
+    epoch_seconds: float | None = None,  # between saves at epochs' ends; None: 60 on CUDA, else 0
 ) -> tuple[nn.Module, runs.Run]:  # the network in evaluation mode, and the run
     """Trains a network and leaves a run folder. A finished run that still has its `checkpoint.pt`
     is returned as it is.
 
     Each epoch adds a line to `metrics.jsonl` (`epoch_row`). The end adds `evidence.json`,
     `model.safetensors`, and `ema.safetensors` if the recipe keeps an average (`finish`).
-    Raises Diverged if the loss goes wrong, ValueError if `folder` holds another run or one that
-    cannot go on, OSError if it cannot be written, and Interrupted after Ctrl-C (KeyboardInterrupt
-    if only the end is missing).
+    Raises Diverged if the loss goes wrong; ValueError if `folder` holds another run, one that
+    cannot go on or one that is being trained, if the images do not suffice, and as `prepare`;
+    OSError if it cannot be written; Interrupted after Ctrl-C (KeyboardInterrupt if only the end
+    is missing).
     """
     _check_splits(dataset)
     run = runs.Run(Path(folder).expanduser())

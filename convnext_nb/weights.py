@@ -6,6 +6,7 @@
 __all__ = ['save', 'read', 'unwrap', 'Adapted', 'adapt', 'load', 'is_hub_name', 'from_hub', 'randomize']
 
 # %% ../nbs/210_weights.ipynb #77de68da
+import errno
 import json
 import logging
 import re
@@ -212,8 +213,9 @@ def load(
 
     Another number of classes or channels is adapted to (see `adapt`), and a missing head stays
     fresh, with a warning. Nothing is changed unless everything fits: ValueError lists missing and
-    extra keys, or the tensors whose shapes differ. ConnectionError if a name needs the network and
-    there is none. A network on the meta device gets its numbers from the weights.
+    extra keys, or the tensors whose shapes differ. A file's errors are those of `read`, such as
+    FileNotFoundError; a hub's are those of `from_hub`, such as ConnectionError. A network on the
+    meta device gets its numbers from the weights.
     """
     if isinstance(source, (dict, nn.Module)): state = unwrap(source)
     elif is_hub_name(source): state = unwrap(from_hub(source))
@@ -284,12 +286,16 @@ def _no_warnings_of(package):
 def from_hub(name: str) -> dict[str, torch.Tensor]:
     """The state dict of a model on the Hugging Face hub, downloaded or from the cache.
 
-    ConnectionError if the hub cannot be reached, ValueError if it has no such weights."""
+    ConnectionError if the hub cannot be reached, ValueError if it has no such weights, OSError if
+    the cache has no room or may not be written to."""
     from timm.models import load_state_dict_from_hf
     try:
         with _no_warnings_of("huggingface_hub"):  # it logs two lines for each of its attempts
             return load_state_dict_from_hf(re.sub(r"^hf[-_]hub:", "", name), weights_only=True)
     except Exception as e:
+        if getattr(e, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise OSError(e.errno, f"the hub's cache cannot take {name} ({e.strerror}): free some "
+                          "room, or set HF_HOME to a folder that you may write to") from e
         if isinstance(e, OSError) and getattr(e, "response", None) is None:
             raise ConnectionError(f"{name} is no file here and not in the cache, and the hub "
                                   "cannot be reached; connect, or give a file") from e
@@ -301,7 +307,7 @@ def randomize(
     model: nn.Module,  # changed in place
     seed: int = 0,  # same seed, same tensors
 ) -> nn.Module:
-    """Fills every parameter and buffer at random, so that no fault can hide behind a 0 or a 1.
+    """Fills all floating-point parameters and buffers at random: no fault hides behind a 0 or a 1.
 
     Weights keep a size that lets the signal through; scales (norms, layer scale) lie near 1,
     running variances are positive.

@@ -197,6 +197,14 @@ def test_a_changed_bit_in_a_checkpoint_is_noticed(tmp_path):
         fit(tmp_path, replace(RECIPE, epochs=1))
 
 
+def test_a_checkpoint_of_another_program_is_not_called_damaged(tmp_path):
+    short = replace(RECIPE, epochs=1)
+    fit(tmp_path, short)
+    torch.save({"model": SimpleNamespace(answer=42)}, tmp_path / "checkpoint.pt")
+    with pytest.raises(ValueError, match="was not written by this library's training"):
+        fit(tmp_path, short)
+
+
 @pytest.mark.parametrize("error", [PermissionError(errno.EACCES, "no"), MemoryError("no")])
 def test_a_checkpoint_that_cannot_be_read_need_not_be_deleted(error, whole, monkeypatch):
     def fail(*args, **kwargs):

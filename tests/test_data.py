@@ -393,6 +393,8 @@ def test_a_path_is_recognised(small_shapes, tmp_path):
     assert_whole(data.load(str(path)))
     assert_whole(data.load(str(tmp_path)))  # the folder that the zip is in
     assert_whole(data.load(str(write_folder(tmp_path / "extracted", toy_files()))))
+    (tmp_path / "extracted/meta.json").write_text("{}")  # a stranger's
+    assert_whole(data.load(str(tmp_path / "extracted")))
     (packed,) = (tmp_path / "home").glob("tiny-*")
     path.unlink()
     assert_whole(data.load(str(packed)))

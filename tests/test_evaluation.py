@@ -53,6 +53,19 @@ def test_scores_are_the_counts(n, k, seed):
     assert evaluation.scores(logits, labels) == pytest.approx(counted(logits, labels), rel=1e-5)
 
 
+@pytest.mark.parametrize("k", [2, 5, 40])
+def test_of_equal_logits_the_first_class_is_the_answer(k):
+    "Logits in bf16 are often equal; accuracy, confusion and calibration must then agree."
+    logits = torch.randint(3, (500, k), generator=torch.Generator().manual_seed(k)).float()
+    labels = torch.randint(k, (500,), generator=torch.Generator().manual_seed(0))
+    top1 = evaluation.scores(logits, labels)["top1"]
+    right = (logits.argmax(1) == labels).double().mean().item()
+    assert top1 == pytest.approx(100 * right)
+    assert top1 == pytest.approx(evaluation.confusion(logits, labels).diag().sum().item() / 5)
+    bins = evaluation.calibration(logits, labels)["bins"]
+    assert top1 == pytest.approx(sum(b["count"] * b["accuracy"] for b in bins) / 500)
+
+
 @pytest.mark.parametrize("n, batch_size", [(1, 4), (7, 3), (8, 4), (9, 100)])
 @pytest.mark.parametrize("flip", [False, True])
 def test_evaluate_and_predict_are_one_pass_of_the_network(n, batch_size, flip):

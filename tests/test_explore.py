@@ -1,4 +1,6 @@
 """Exercises that answer: right and wrong answers of every kind, hints in stages."""
+import math
+
 import ipywidgets as widgets
 import numpy as np
 import pytest
@@ -100,6 +102,10 @@ def test_the_present_value_is_among_the_choices_of_a_page():
     control = explore.play(lambda x=0.35: str(x), x=(0.0, 1.0, 0.05)).controls["x"]
     found = explore._choices(control)
     assert "0.35" in found and len(found) == 10
+    control = widgets.FloatLogSlider(value=0.2, min=-5, max=0)
+    found = explore._choices(control)
+    assert min(found.values()) == pytest.approx(1e-5) and max(found.values()) == 1
+    assert any(math.isclose(value, control.value) for value in found.values())
 
 
 @pytest.mark.parametrize("make", [

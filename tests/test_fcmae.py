@@ -85,6 +85,12 @@ def test_any_precision_can_be_masked(dtype):
     assert fcmae.paint(fcmae.FCMAE(net, 8).to(dtype), x, hidden).dtype == dtype
 
 
+def test_images_of_one_channel():
+    net = convnext.ConvNeXt(num_classes=4, in_chans=1, **PAINT.model_args)
+    x, hidden = torch.randn(2, 1, 64, 64), fcmae.draw_mask(2, 4)
+    assert fcmae.paint(fcmae.FCMAE(net, 8), x, hidden).shape == x.shape
+
+
 class Painter(torch.nn.Module):
     "Off by 2 where hidden, and far off elsewhere."
     patch = 16

@@ -4,10 +4,20 @@ from copy import deepcopy
 from functools import partial
 
 import pytest
+import timm
 import torch
 from oracles import images
 
-from convnext_nb import convnext, finetune, keys, optim, resnet, roadmap, swin
+from convnext_nb import (  # noqa: F401
+    convnext,
+    finetune,
+    keys,
+    optim,
+    resnet,
+    roadmap,
+    swin,
+    timm_models,
+)
 
 NETS = {
     "convnext": partial(convnext.ConvNeXt, (1, 2, 1, 1), (8, 16, 24, 32)),
@@ -128,6 +138,22 @@ def test_the_end_of_the_road_is_frozen_like_the_convnext_that_it_is():
     road = roadmap.build("sep_ds", width_mult=0.25, depths=(1, 2, 1, 1))
     net = convnext.ConvNeXt((1, 2, 1, 1), (24, 48, 96, 192))
     assert trainable(road) == trainable(net) and len(trainable(net)) > 10
+
+
+def test_a_head_inside_a_wrapper():
+    model = torch.nn.DataParallel(make("convnext"))
+    assert finetune.replace_head(model, 3) is model
+    assert model.module.head.out_features == 3
+
+
+def test_timm_hears_of_another_head():
+    model = finetune.replace_head(timm.create_model("convnext_nb_atto"), 3)
+    assert model.num_classes == model.head.out_features == 3
+
+
+def test_stochastic_depth_of_others_is_not_ours():
+    with pytest.raises(ValueError, match="ConvNeXt has no DropPath of this library"):
+        finetune.set_drop_path(timm.create_model("convnext_atto"), 0.2)
 
 
 def test_a_head_of_zeros():

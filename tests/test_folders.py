@@ -7,6 +7,7 @@ import pickle
 import signal
 import time
 from collections import Counter
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -311,6 +312,17 @@ def test_a_killed_worker(own):
     assert len(everything(split)[0]) == len(split)
 
 
+@pytest.mark.parametrize("error", [ConnectionResetError, EOFError, FileNotFoundError])
+def test_a_worker_killed_while_it_sends(error, own, monkeypatch):
+    def broken(loader):
+        raise error
+        yield
+    monkeypatch.setattr(folders, "_iterate", broken)
+    split = folders.StreamedFolder(own, size=16, workers=1).train
+    with pytest.raises(ChildProcessError, match="that reads pictures died"):
+        everything(split)
+
+
 def test_ctrl_c_is_left_to_the_parent(own):
     split, n = folders.StreamedFolder(own, size=16, workers=2).train, 0
     for x, _ in data.batches(split, 2):
@@ -343,6 +355,15 @@ def test_workers_wait_between_passes_and_then_go(own):
     del dataset
     gc.collect()
     assert not multiprocessing.active_children()
+
+
+def test_a_copy_starts_workers_of_its_own(own):
+    data = folders.StreamedFolder(own, 24, workers=1)
+    chunks = [torch.tensor([0, 1])]
+    [(images, _)] = data.train.stream(chunks)
+    for copied in (pickle.loads(pickle.dumps(data)), deepcopy(data)):
+        [(again, _)] = copied.train.stream(chunks)
+        assert torch.equal(again, images)
 
 
 def test_names_are_small_and_exact():

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from convnext_nb import bench, convnext, peers, proof, resnet, swin, weights
+from convnext_nb import bench, convnext, peers, proof, resnet, roadmap, swin, weights
 
 STORED = json.loads((Path(__file__).parent.parent / "nbs/runs/measured/proof.json").read_text())
 ROWS = {row["network"]: row for row in STORED["networks"]}
@@ -51,6 +51,24 @@ def test_a_network_without_numbers_is_a_difference(order, monkeypatch):
     (1, None, None)])
 def test_rounded(value, like, printed):
     assert proof.rounded(value, like) == printed
+
+
+@pytest.mark.parametrize("make, library, said", [
+    (lambda: convnext.ConvNeXtIsotropic(2, 8), "torchvision", "torchvision has no isotropic"),
+    (lambda: convnext.convnext_atto(layer_scale=None), "torchvision", "has layer scale always"),
+    (lambda: roadmap.build("base", width_mult=0.1), "transformers", "transformers has no"),
+    (lambda: "no_such", "timm", "timm has no no_such")])
+def test_a_network_that_a_library_lacks(make, library, said):
+    with pytest.raises(ValueError, match=said):
+        peers.build_peer(make(), library)
+
+
+@pytest.mark.parametrize("library", ["timm", "transformers"])
+def test_no_layer_scale_in_peers_either(library):
+    ours = weights.randomize(convnext.ConvNeXt((1, 1, 1, 1), (8, 8, 16, 16), layer_scale=None))
+    theirs = peers.with_our_weights(ours.eval(), library)
+    x = peers.noise()
+    assert torch.allclose(peers.logits(theirs, x), peers.logits(ours, x), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", proof.PUBLISHED)

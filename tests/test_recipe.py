@@ -15,7 +15,8 @@ from convnext_nb.recipe import PRESETS, Recipe, plan, preset
 @pytest.mark.parametrize("change, words", [
     (dict(augment="crop blur"), "blur"), (dict(optimizer="sgd"), "choose one of"),
     (dict(erasing=2), "erasing must be between 0 and 1"),
-    (dict(ema=1.5), "ema must be between 0 and 1"),
+    (dict(ema=1.0), "ema must be at least 0 and below 1"),
+    (dict(label_smoothing=1.0), "label_smoothing must be at least 0 and below 1"),
     (dict(mixup=-1), "mixup must be between 0"), (dict(layer_decay=7), "layer_decay must be"),
     (dict(warmup_epochs=5), "warmup_epochs must be between 0 and 4"),
     (dict(clip_grad=-1), "clip_grad"),

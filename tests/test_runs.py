@@ -195,8 +195,10 @@ def test_names_are_of_both_folders(tmp_path, monkeypatch):
     for name in ("nbs/runs/family/one", "runs/other/two"):
         runs.write_json(tmp_path / name / "recipe.json", {})
     assert runs.names() == ["family/one", "other/two"]
-    with pytest.raises(FileNotFoundError, match="there are: family/one, other/two"):
+    with pytest.raises(FileNotFoundError, match="there are: family/one$"):
         runs.load("family/none")
+    with pytest.raises(FileNotFoundError, match="there are: family/[.]{3}, other/[.]{3}$"):
+        runs.load("elsewhere")
 
 
 def test_curves_of_runs_with_one_name(tmp_path):

@@ -78,6 +78,18 @@ def test_any_network_without_each_of_its_blocks(make):
     assert len(found["blocks"]) == sum(map(len, seen.stage_modules(net)))
 
 
+def test_a_network_in_double_precision():
+    net = convnext.convnext_atto(num_classes=4).double().eval()
+    x = images(2).double()
+    assert len(seen.without_each_block(net, x, torch.tensor([0, 1]))["blocks"]) == 12
+    assert seen.receptive_field(net, x).dtype == torch.float64
+
+
+def test_stages_that_are_not_known():
+    with pytest.raises(ValueError, match="Linear has no stages"):
+        seen.stage_modules(torch.nn.Linear(2, 2))
+
+
 def test_a_class_without_images_is_neither_best_nor_worst():
     g = torch.Generator().manual_seed(0)
     names = tuple(f"n0{i}000000 {word}" for i, word in enumerate("abcd"))

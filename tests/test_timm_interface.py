@@ -3,7 +3,7 @@ import pytest
 import timm
 import torch
 from oracles import gap, images
-from timm.optim import param_groups_layer_decay
+from timm.optim import create_optimizer_v2, param_groups_layer_decay
 
 from convnext_nb import peers, timm_models, weights  # noqa: F401
 
@@ -139,6 +139,19 @@ def test_groups_are_timms(coarse):
 
 
 # Building ----------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("name", ["convnext{}_atto", "convnextv2{}_atto"])
+def test_the_same_weights_decay(name):
+    "timm's optimizers count axes: GRN has four here, and one in timm."
+    def decaying(model):
+        groups = create_optimizer_v2(model, "adamw", 1e-3, weight_decay=0.05).param_groups
+        return sorted(p.numel() for g in groups if g["weight_decay"] for p in g["params"])
+    theirs = decaying(timm.create_model(name.format("")))
+    assert decaying(timm.create_model(name.format("_nb"))) == theirs
+    maps = timm.create_model(name.format("_nb"), features_only=True)
+    assert maps.no_weight_decay() <= {name for name, _ in maps.named_parameters()}
+    assert sum("grn" in name for name in maps.no_weight_decay()) == 24 * ("v2" in name)
+
 
 def test_settings_reach_the_network():
     net = timm.create_model(OURS, depths=(1, 1, 1, 1), dims=(8, 16, 24, 32), device="meta",

@@ -1,4 +1,5 @@
 """Weight files: full disks, hostile and damaged files, and the hub."""
+import errno
 import json
 import logging
 import os
@@ -186,6 +187,13 @@ def test_an_error_of_the_hub_without_words(monkeypatch):
     def answer(*args, **kwargs): raise RuntimeError
     monkeypatch.setattr(timm.models, "load_state_dict_from_hf", answer)
     with pytest.raises(ValueError, match="the hub has no weights me/mine: RuntimeError"):
+        weights.from_hub("me/mine")
+
+
+def test_a_cache_that_may_not_be_written_to(monkeypatch):
+    def answer(*args, **kwargs): raise PermissionError(errno.EACCES, "Permission denied")
+    monkeypatch.setattr(timm.models, "load_state_dict_from_hf", answer)
+    with pytest.raises(PermissionError, match="cannot take me/mine .Permission denied.* HF_HOME"):
         weights.from_hub("me/mine")
 
 
