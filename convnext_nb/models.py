@@ -53,7 +53,7 @@ def _builder(model):
 def shipped() -> dict[str, Path]:
     "The trained networks that come with the package: name -> file."
     folder = Path(str(files("convnext_nb"))) / "pretrained"
-    return {path.stem: path for path in folder.glob("*.safetensors")}
+    return {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
 
 # %% ../nbs/267_models.ipynb #7cacbf20
 def restore(

@@ -2,6 +2,8 @@
 import json
 import math
 import re
+from functools import partial
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -92,28 +94,40 @@ def test_restore_says_what_is_wrong(tmp_path):
     refused(good.parent, r"unfinished \(2 of 2 epochs\)")
 
 
-# The network in the package
+# The networks in the package
 
 NAME = "atto_tiny200"
+SHIPPED = {NAME: ("hour/mixed", partial(convnext.convnext_atto, num_classes=200), 8e6),
+           "half_tiny200": ("evening/second", partial(
+               convnext.ConvNeXt, (3, 3, 9, 3), (48, 96, 192, 384), num_classes=200,
+               stem_stride=2), 15e6)}
+each_shipped = pytest.mark.parametrize("name", SHIPPED)
 
 
-def test_the_shipped_network_is_small_and_says_what_it_is():
-    path = models.shipped()[NAME]
-    assert path.stat().st_size < 8e6
+def test_these_are_shipped():
+    assert list(models.shipped()) == sorted(SHIPPED)
+
+
+@each_shipped
+def test_the_shipped_network_is_small_and_says_what_it_is(name):
+    run, make, most = SHIPPED[name]
+    path = models.shipped()[name]
+    assert path.stat().st_size < most
     with safe_open(path, "pt") as f:
         about = f.metadata()
         assert {f.get_tensor(k).dtype for k in f.keys()} == {torch.float16}
     assert {"network", "network_args", "preprocessing", "classes", "run", "terms"} <= set(about)
-    assert "non-commercial" in about["terms"]
-    net, pre, classes = models.restore(NAME)
+    assert "non-commercial" in about["terms"] and about["run"] == run
+    net, pre, classes = models.restore(name)
     assert (len(classes), pre.size) == (200, 64)
-    other = convnext.convnext_atto(num_classes=200)
+    other = make()
     weights.load(other, path)
     assert same(net, other)
 
 
-def test_the_shipped_network_answers():
-    net, pre, classes = models.restore(NAME)
+@each_shipped
+def test_the_shipped_network_answers(name):
+    net, pre, classes = models.restore(name)
     pictures = [Image.fromarray(im.numpy()) for im in data.Shapes(0, 3).val.images]
     pictures[1] = pictures[1].resize((300, 200)).convert("L")
     found = models.classify(net, pictures, pre, classes, top=200)
@@ -136,17 +150,25 @@ def test_as_many_classes_as_there_are():
         assert len(best) == expected
 
 
-def test_its_card_says_what_was_measured():
-    card = models.shipped()[NAME].with_suffix(".md").read_text()
-    found = json.loads((ROOT / "nbs/runs/hour/mixed/eval.json").read_text())
+@each_shipped
+def test_its_card_says_what_was_measured(name):
+    card = models.shipped()[name].with_suffix(".md").read_text()
+    run = ROOT / "nbs/runs" / SHIPPED[name][0]
+    found = json.loads((run / "eval.json").read_text())
     row = found["results"][0]
-    for value in (row["top1"], row["top5"], row["train_top1"], row["flip"]["top1"], found["ece"]):
+    train = row.get("train_top1") or json.loads((run / "evidence.json").read_text())["train_top1"]
+    flip = row["flip"]
+    for value in (row["top1"], row["top5"], train, flip["top1"], flip["top5"], found["ece"]):
         assert re.search(rf"\b{value:.2f}\b", card), value
-    assert found["run"] == NAME and found["images"] == 10_000 and found["part"] == "val"
+    assert found["run"] == name and found["images"] == 10_000 and found["part"] == "val"
     mean = sum(found["top1_by_class"].values()) / 200  # 50 images a class
     assert math.isclose(mean, row["top1"], rel_tol=1e-6)
     for word in ("non-commercial", "64 x 64", "200 classes"):
         assert word in card
+    code, = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    shown = {}
+    exec(code, shown)
+    assert len(shown["classes"]) == 200
 
 
 def test_the_package_contains_it():
@@ -154,8 +176,8 @@ def test_the_package_contains_it():
             "build = run_setup('setup.py', stop_after='init').get_command_obj('build_py');"
             "build.ensure_finalized(); print([n for *_, names in build.data_files for n in names])")
     listed = python(code)
-    for kind in ("safetensors", "md"):
-        assert f"'pretrained/{NAME}.{kind}'" in listed
+    for name, kind in product(SHIPPED, ("safetensors", "md")):
+        assert f"'pretrained/{name}.{kind}'" in listed
 
 
 @pytest.mark.parametrize("model, args", [
