@@ -148,7 +148,6 @@ def true_and_rival(
 ) -> dict:
     """Grad-CAM for the true class and the best of the others, as plain data; each map's peak is 1.
 
-    `images` are rows of the validation part; `labels`, `rival` and `predicted` are classes (B,);
     `maps[stage]` has (B, h, w) for "true" and for "rival", for the stages 2, 3 and 4."""
     labels = dataset.val.labels
     first = [(labels == k).nonzero()[:per_class, 0] for k in range(len(dataset.classes))]

@@ -278,8 +278,7 @@ class Swin(nn.Module):
 
     Keys and shapes are torchvision's. Without `img_size`, maps are padded where windows do not fit,
     as in torchvision; with it, no window is larger than its map, as in timm. ValueError for parts
-    that do not fit, and for images of other channels or sizes; TypeError for another library's
-    word. Source: arXiv 2103.14030, section 3.
+    that do not fit, and for images that do not. Source: arXiv 2103.14030, section 3.
     """
     @own_words
     def __init__(

@@ -232,9 +232,7 @@ def prepare(
     device: str | None = None,  # "cuda", "mps", "cpu"; None: the best there is
     begun: bool = False,  # whether a checkpoint will bring the weights: `start` is not read
 ) -> Job:
-    """A job before its first step: images, network, optimizer and average on the device.
-
-    ValueError if network, images and processes do not fit; of `start`: as `weights.load`."""
+    "A job before its first step. ValueError if network, images and processes do not fit together."
     accelerator = make_accelerator(device)
     device = accelerator.device if accelerator else torch.device(device or best_device())
     if recipe.size: dataset = dataset.at_size(recipe.size)

@@ -371,7 +371,7 @@ def test_stream_and_size_agree(tmp_path, capsys):
 @pytest.mark.parametrize("words, said", [
     (dict(change='{"mixpu": 0.2}'), "no field mixpu"),
     (dict(recipe="auto", change='{"mixpu": 0.2}'), "no field mixpu"),
-    (dict(change='{"ema": 2}'), "ema must be between 0 and 1"),
+    (dict(change='{"ema": 2}'), "ema must be at least 0 and below 1"),
     (dict(model_args="{bad"), "--model_args takes a JSON object"),
     (dict(model_args='{"depth": 3}'), "depth"),
     (dict(model="resnet17"), "resnet17"), (dict(recipe="auto", model="resnet17"), "resnet17"),

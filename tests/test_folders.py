@@ -315,8 +315,8 @@ def test_a_killed_worker(own):
 @pytest.mark.parametrize("error", [ConnectionResetError, EOFError, FileNotFoundError])
 def test_a_worker_killed_while_it_sends(error, own, monkeypatch):
     def broken(loader):
+        yield next(iter(loader))
         raise error
-        yield
     monkeypatch.setattr(folders, "_iterate", broken)
     split = folders.StreamedFolder(own, size=16, workers=1).train
     with pytest.raises(ChildProcessError, match="that reads pictures died"):
