@@ -35,18 +35,7 @@ from torch.nn import functional as F
 from torchvision.transforms import v2
 from tqdm import tqdm
 
-from convnext_nb import (
-    archive,
-    clock,
-    cost,
-    data,
-    device,
-    fast,
-    models,
-    peers,
-    runs,
-    train,
-)
+from . import archive, clock, cost, data, device, fast, models, peers, runs, train
 from .cli import command, load_data
 from .packing import is_packed
 from .peers import largest_gap, networks

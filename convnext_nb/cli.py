@@ -296,7 +296,7 @@ def facts_of(run: str) -> dict:
     except FileNotFoundError: return data.data_facts({})
 
 def data_for(word: str, run: str, pre, classes: tuple[str, ...], quiet=False) -> data.Dataset:
-    "The data set of that name, with the network's classes in its order. ValueError without one."
+    "The data set of that name, its classes in the network's order. ValueError if one is missing."
     if word == "auto" and set(classes) <= set(data.SHAPES): word = "shapes"
     dataset = load_data(word, quiet)
     lacking = [c for c in classes if c not in dataset.classes]
