@@ -35,8 +35,16 @@ from torch.nn import functional as F
 from torchvision.transforms import v2
 from tqdm import tqdm
 
-from . import archive, clock, cost, data, device, fast, models, peers, runs, train
+from . import archive, clock, cost, data, fast, models, peers, runs, train
 from .cli import command, load_data
+from convnext_nb.device import (
+    best_device,
+    check_compiler,
+    choose_micro_batch,
+    keep_memory,
+    usable_cores,
+    use_bf16,
+)
 from .packing import is_packed
 from .peers import largest_gap, networks
 
@@ -53,7 +61,7 @@ def as_files(split: data.Split, folder: Path) -> Path:
 def bench_data(dataset: data.Dataset, repeats: int = 5, n: int = 4000) -> list[dict]:
     "One pass over `n` images: ImageFolder with a DataLoader, and this library's batches."
     few = train.fixed_subset(dataset.train, n)
-    cores = device.usable_cores()
+    cores = usable_cores()
     def usual(workers):
         for _ in torch.utils.data.DataLoader(files, 128, shuffle=True, num_workers=workers): pass
     def as_bytes():
@@ -87,7 +95,7 @@ LAYOUTS = {"channels first": torch.contiguous_format, "channels last": torch.cha
 
 def usual_batch() -> int:
     "Images that a network is timed with."
-    return 256 if train.best_device() == "cuda" else 8
+    return 256 if best_device() == "cuda" else 8
 
 def candidates(
     task: str,  # "inference" or "training"
@@ -99,7 +107,7 @@ def candidates(
     **sizes,  # depths and dims; default: ConvNeXt-T's
 ) -> dict[str, Callable]:
     "One function per library that does the task. ValueError if their logits differ."
-    device = train.best_device()
+    device = best_device()
     bf16 = precision == "bf16"
     x = peers.noise(size, batch or usual_batch())
     nets = networks(**sizes)
@@ -142,7 +150,7 @@ def _model_row(compiled, task, precision, layout, repeats, batch=None, **how):
 # %% ../nbs/540_bench.ipynb #5dc62c5b
 def bench_machine(repeats: int = 5) -> list[dict]:
     "Speed of matrix products in fp32 and bf16, and of memory."
-    device = train.best_device()
+    device = best_device()
     rows = []
     for word, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
         for how, speed in clock.product_speed(device, dtype, repeats=repeats).items():
@@ -298,22 +306,22 @@ def one_pass(
 ) -> Callable:
     "The function that trains for one pass as this contestant does."
     level = HOW.index(one.how)
-    if level >= HOW.index("memory kept"): device.keep_memory()
+    if level >= HOW.index("memory kept"): keep_memory()
     dataset = raced_images(recipe, batches)
     if one.how == "engine":
         precision = "bf16" if one.bf16 else "fp32"
         return engine(replace(recipe, precision=precision), dataset, one.compiled)
     net = models.create(recipe.model, len(dataset.classes), **recipe.model_args)
     if one.library == "timm": net = peers.build_peer(net, "timm")
-    gpu = train.best_device() == "cuda"
+    gpu = best_device() == "cuda"
     loader = usual_loader(folder, dataset.preprocessing, recipe.batch_size,
-                          device.usable_cores() if gpu else 0)
+                          usable_cores() if gpu else 0)
     at_once = None
     if level >= HOW.index("micro-batches"):
-        at_once = device.choose_micro_batch(recipe, torch.device("cpu"), net,
-                                            dataset.preprocessing.size)
+        at_once = choose_micro_batch(recipe, torch.device("cpu"), net,
+                                     dataset.preprocessing.size)
     if level >= HOW.index("fast blocks"): net = fast.speed_up(net)
-    return plain_loop(net, loader, train.best_device(), LAYOUTS[one.layout], one.bf16,
+    return plain_loop(net, loader, best_device(), LAYOUTS[one.layout], one.bf16,
                       one.compiled, at_once)
 
 # %% ../nbs/540_bench.ipynb #b0c11fde
@@ -412,7 +420,7 @@ def fast_steps(bf16: bool) -> list[Contestant]:
 
 def bench_fast(repeats: int = 5) -> list[dict]:
     "What each change brings to a training step of pico (stem 2, 64 px, batch 256), on the CPU."
-    bf16 = train.use_bf16(train.Recipe(), torch.device("cpu"))
+    bf16 = use_bf16(train.Recipe(), torch.device("cpu"))
     return each_in_turn(raced("cpu")["pico, stem 2"], fast_steps(bf16), 1, repeats)
 
 # %% ../nbs/540_bench.ipynb #bdfa4c22
@@ -424,7 +432,7 @@ def bounds(
     compile: bool = False,
 ) -> list[dict]:
     "A pass with the whole recipe: the input's share, share of the peak, growth, memory."
-    device = train.best_device()
+    device = best_device()
     dataset = data.Shapes(batches * recipe.batch_size, 10)
     net = models.create(recipe.model, len(dataset.classes), **recipe.model_args)
     n = len(dataset.train)
@@ -455,9 +463,9 @@ def bench_train(
     batches: int | None = None,  # in one pass; None: 1, on a GPU 50, or the workers cannot keep up
 ) -> list[dict]:
     "Images/s of whole training passes beside timm's network in a plain loop, and what bounds them."
-    device = train.best_device()
+    device = best_device()
     recipe = timed_preset(device)
-    bf16 = train.use_bf16(recipe, torch.device(device))
+    bf16 = use_bf16(recipe, torch.device(device))
     batches = batches or (50 if device == "cuda" else 1)
     who = contestants(device, bf16, compile)
     rows = []
@@ -474,7 +482,7 @@ def bench_input(
     **change,  # fields of the recipe that differ
 ) -> list[dict]:
     "Share of a ConvNeXt-T training pass at 224 px that its input takes, with `tiny_224`'s recipe."
-    gpu = train.best_device() == "cuda"
+    gpu = best_device() == "cuda"
     recipe = replace(train.PRESETS["tiny_224"], compile=False, **change)
     if batch is None: batch = recipe.batch_size if gpu else 8
     recipe = replace(recipe, batch_size=batch)
@@ -501,7 +509,7 @@ def run_benchmark(what: str, words: str, repeats: int, compile: bool = False) ->
     if what == "data": return bench_data(load_data(words, quiet=True), repeats)
     if what == "train": return bench_train(repeats, compile) + bench_input(repeats, compile=compile)
     if what == "fast":
-        if train.best_device() == "cpu": return bench_fast(repeats)
+        if best_device() == "cpu": return bench_fast(repeats)
         return [{"what": "fast: these steps are made for a CPU"}]
     if what == "models": return bench_models(repeats, compile)
     if what == "profile": return bench_machine(repeats) + bench_profile(repeats)
@@ -516,7 +524,7 @@ def run_benchmark(what: str, words: str, repeats: int, compile: bool = False) ->
 # %% ../nbs/540_bench.ipynb #1318d1c0
 def bench_device() -> dict:
     "The machine as `runs.machine` tells it; on a CPU also the processor's family and model."
-    found = runs.machine(train.best_device())
+    found = runs.machine(best_device())
     _, family, model = fast.processor()
     if found["device_type"] == "cpu" and family: found["generation"] = f"{family}-{model}"
     return found
@@ -548,7 +556,7 @@ def cnx_bench(
     if save and not Path(save).is_dir():
         raise ValueError(f"--save {save}: there is no such folder; make it, or name another")
     if repeats < 1: raise ValueError(f"--repeats {repeats}: at least 1")
-    if compile: train.check_compiler(train.best_device())
+    if compile: check_compiler(best_device())
     machine = bench_device()
     path = Path(save) / file_of(machine)
     kept = results_of(path) if save else {}

@@ -268,7 +268,7 @@ def print_run(run: runs.Run, as_json: bool = False):
 def cnx_eval(
     run: str = "atto_tiny200",  # run folder, .safetensors file, or the network in the package
     data: str = "auto",  # auto (what fits the network's classes), tiny, shapes, or a path
-    part: Literal["val", "holdout", "train", "test"] = "val",  # test: a folder's test/
+    split: Literal["val", "holdout", "train", "test"] = "val",  # test: a folder's test/
     flip: bool = False,  # also the mean over each image and its mirror image
     device: str = "",  # cuda, mps or cpu; default: the best there is
     json: bool = False,  # print one JSON object
@@ -277,7 +277,7 @@ def cnx_eval(
     device = set_up_device(device)
     nets = restored(run)
     pre, classes = nets["weights"][1:]
-    measured, training, about = images_for(data, run, part, pre, classes, quiet=json)
+    measured, training, about = images_for(data, run, split, pre, classes, quiet=json)
     found = measure_networks(nets, measured, training, flip, device)
     print_eval(dict(run=run, **about, **found), json)
 
@@ -307,31 +307,32 @@ def data_for(word: str, run: str, pre, classes: tuple[str, ...], quiet=False) ->
                          "give --data what the network was trained on")
     return dataset if dataset.classes == classes else dataset.select(classes)
 
-def split_of(dataset: data.Dataset, part: str, run: str) -> tuple[data.Split, data.Split | None]:
+def split_of(dataset: data.Dataset, split: str, run: str) -> tuple[data.Split, data.Split | None]:
     """The images to measure, and those that the run learned from (None if they are the same).
 
     ValueError for `test`, and for `holdout` if the run held nothing out."""
-    if part == "test": raise ValueError(f"{dataset.name} has no test images: choose another --part")
+    if split == "test":
+        raise ValueError(f"{dataset.name} has no test images: choose another --split")
     facts = facts_of(run)
     held = facts["holdout"]
     few = dataset.hold_out(held, facts["holdout_seed"]) if held else dataset
-    if part == "holdout" and not held:
+    if split == "holdout" and not held:
         raise ValueError(f"{run} learned from all training images, nothing was held out; train "
                          "with cnx_train --holdout 25 for choices")
-    if part == "train": return few.train, None
-    return (dataset if part == "val" else few).val, few.train
+    if split == "train": return few.train, None
+    return (dataset if split == "val" else few).val, few.train
 
 # %% ../nbs/430_cli.ipynb #b12b028b
-def images_for(word, run, part, pre, classes, quiet=False):
+def images_for(word, run, split, pre, classes, quiet=False):
     "The images to measure, those that the run learned from (or None), and what they are."
     own = data.is_own_folder(word)
-    dataset = own_data(word, run, pre, classes, quiet) if own and part != "test" else None
+    dataset = own_data(word, run, pre, classes, quiet) if own and split != "test" else None
     if own and not dataset:
-        measured, about = folders.measured_folder(word, part, classes, pre)
+        measured, about = folders.measured_folder(word, split, classes, pre)
         return measured, None, about
     if not own: dataset = data_for(word, run, pre, classes, quiet)
-    measured, training = split_of(dataset, part, run)
-    return measured, training, dict(data=dataset.name, part=part)
+    measured, training = split_of(dataset, split, run)
+    return measured, training, dict(data=dataset.name, split=split)
 
 def own_data(word: str, run: str, pre, classes: tuple[str, ...], quiet=False):
     "The folder as the run read it; None if name, classes or number of pictures are not the run's."
@@ -368,8 +369,8 @@ def measure_networks(nets, measured, training, flip, device):
 def print_eval(found: dict, as_json: bool = False):
     "Prints what `measure_networks` found, for people or as JSON."
     if as_json: return print(json.dumps(found, indent=1))
-    print(f"{found['run']} on {found['data']}, {found['part']}: {found['images']:,} images")
-    if found["part"] == "all pictures":
+    print(f"{found['run']} on {found['data']}, {found['split']}: {found['images']:,} images")
+    if found["split"] == "all pictures":
         print("(if the network was trained on some of these, its accuracy here flatters it)")
     if found.get("left_out"):
         print(f"left out, as the network does not know them: {_counted(found['left_out'])}")

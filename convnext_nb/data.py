@@ -242,7 +242,7 @@ def find_pictures(
 # %% ../nbs/228_data.ipynb #793cf28d
 def pictures_to_measure(
     path,  # like `find_pictures`; classes may be missing
-    part: str,  # "val", "train" or "test", where there are folders of these names
+    split: str,  # "val", "train" or "test", where there are folders of these names
 ) -> tuple[Archive, dict[str, list[str]], str]:  # folder; names by class; which they are
     """The pictures of a split; all pictures of a folder that has no splits. None is read.
 
@@ -250,16 +250,16 @@ def pictures_to_measure(
     without that split."""
     archive = _open_folder(path)
     splits = split_folders(archive)
-    if part == "val" and "val" not in splits and "test" in splits: part = "test"
-    if splits and part not in splits:
-        raise ValueError(f"{path} has {', '.join(splits.values())}, but no {part}/: name another "
-                         "part, or another folder")
-    found = _by_class(archive, splits.get(part, ""))
+    if split == "val" and "val" not in splits and "test" in splits: split = "test"
+    if splits and split not in splits:
+        raise ValueError(f"{path} has {', '.join(splits.values())}, but no {split}/: name another "
+                         "split or folder")
+    found = _by_class(archive, splits.get(split, ""))
     found = {c: names for c, names in sorted(found.items()) if names}
     if not found:
-        raise ValueError(f"{archive.path / splits.get(part, '')} has no pictures in folders named "
+        raise ValueError(f"{archive.path / splits.get(split, '')} has no pictures in folders named "
                          "after their classes, such as cat/one.jpg")
-    return archive, found, part if splits else "all pictures"
+    return archive, found, split if splits else "all pictures"
 
 # %% ../nbs/228_data.ipynb #0b293c88
 def _is_whole(packed, splits):

@@ -258,32 +258,32 @@ def _labels(classes):
     found = {}
     for k, name in enumerate(classes):
         number_and_word = re.fullmatch(r"(n\d{8}) (.*)", name)
-        for part in number_and_word.groups() if number_and_word else ():
-            found.setdefault(part, k)
+        for either in number_and_word.groups() if number_and_word else ():
+            found.setdefault(either, k)
     return found | {name: k for k, name in enumerate(classes)}
 
 def measured_folder(
     path,  # a subfolder per class; some classes may be missing
-    part: str,  # "val", "train" or "test", where there are such folders
+    split: str,  # "val", "train" or "test", where there are such folders
     classes: tuple[str, ...],  # of the network, in the order of its outputs
     preprocessing: Preprocessing,  # how it wants its pictures
     workers: int | None = None,  # as in `StreamedFolder`
-) -> tuple[Files, dict]:  # what to measure; and in words: data, part, left_out, absent
+) -> tuple[Files, dict]:  # what to measure; and in words: data, split, left_out, absent
     """All pictures of a folder, or of one of its splits, labeled for a network by class name.
 
     `left_out` counts the pictures of classes that the network does not know; `absent` are those of
     its classes that have no picture. ValueError for fewer than two pictures."""
-    archive, by_class, part = pictures_to_measure(path, part)
+    archive, by_class, split = pictures_to_measure(path, split)
     label = _labels(classes)
     names = [n for c, some in by_class.items() if c in label for n in some]
     labels = [label[c] for c, some in by_class.items() if c in label for _ in some]
     if len(names) < 2:
-        raise ValueError(f"{path}, {part}: {len(names)} pictures in folders named after the "
+        raise ValueError(f"{path}, {split}: {len(names)} pictures in folders named after the "
                          f"network's classes ({', '.join(classes[:5])} ...); the folders are "
                          f"{', '.join(list(by_class)[:5])}; two pictures are needed")
     pool = _pool(archive, names, preprocessing, workers)
     files = Files(pool, torch.tensor(labels), torch.arange(len(names)))
     seen = set(labels)
-    return files, dict(data=archive.path.resolve().name, part=part,
+    return files, dict(data=archive.path.resolve().name, split=split,
                        left_out={c: len(some) for c, some in by_class.items() if c not in label},
                        absent=[c for k, c in enumerate(classes) if k not in seen])

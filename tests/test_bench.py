@@ -43,8 +43,8 @@ def test_timm_races_with_the_same_network(stem_stride):
 def test_the_whole_preset_is_bounded_and_nothing_compiled_unasked(monkeypatch):
     "What bounds a pass is measured with the preset's own augmentation, not with the race's."
     seen, raced = [], []
-    monkeypatch.setattr(bench.train, "best_device", lambda: "cuda")
-    monkeypatch.setattr(bench.train, "use_bf16", lambda *args: True)
+    monkeypatch.setattr(bench, "best_device", lambda: "cuda")
+    monkeypatch.setattr(bench, "use_bf16", lambda *args: True)
     monkeypatch.setattr(bench, "bounds", lambda *args: seen.append(args) or [])
     monkeypatch.setattr(bench, "race", lambda recipe, who, *args: raced.append((recipe, who)) or [])
     bench.bench_train(repeats=1)
@@ -102,13 +102,13 @@ def test_the_clock_waits_for_the_gpu_that_works(kind, monkeypatch):
 
 def test_a_gpu_gets_batches_that_fill_it(monkeypatch):
     assert bench.usual_batch() == (256 if torch.cuda.is_available() else 8)
-    monkeypatch.setattr(bench.train, "best_device", lambda: "cuda")
+    monkeypatch.setattr(bench, "best_device", lambda: "cuda")
     assert bench.usual_batch() == 256
 
 
 def test_the_machine_is_the_one_that_was_timed(monkeypatch):
     asked = []
-    monkeypatch.setattr(bench.train, "best_device", lambda: "cuda")
+    monkeypatch.setattr(bench, "best_device", lambda: "cuda")
     monkeypatch.setattr(bench.runs, "machine",
                         lambda device: asked.append(device) or dict(device_type="cuda"))
     assert bench.bench_device() == dict(device_type="cuda") and asked == ["cuda"]

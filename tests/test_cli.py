@@ -271,19 +271,19 @@ def evaluated(capsys, **words):
     return json.loads(capsys.readouterr().out)
 
 
-def test_eval_measures_the_part_that_is_asked_for(small_run, capsys):
+def test_eval_measures_the_split_that_is_asked_for(small_run, capsys):
     folder, shapes, held, net = small_run
     pre = shapes.preprocessing
     trained = evaluation.evaluate(net, held.train, pre)["top1"]
-    for part, split in dict(val=shapes.val, holdout=held.val, train=held.train).items():
-        found = evaluated(capsys, run=str(folder), part=part, flip=part == "val")
+    for word, split in dict(val=shapes.val, holdout=held.val, train=held.train).items():
+        found = evaluated(capsys, run=str(folder), split=word, flip=word == "val")
         row, = found["results"]
         for key, value in evaluation.evaluate(net, split, pre).items():
             assert row[key] == pytest.approx(value)
-        assert found["images"] == len(split) and found["part"] == part
-        assert row.get("train_top1") == (None if part == "train" else pytest.approx(trained))
+        assert found["images"] == len(split) and found["split"] == word
+        assert row.get("train_top1") == (None if word == "train" else pytest.approx(trained))
         both = evaluation.evaluate(net, split, pre, flip=True)
-        assert row.get("flip") == (pytest.approx(both) if part == "val" else None)
+        assert row.get("flip") == (pytest.approx(both) if word == "val" else None)
 
 
 def test_eval_reports_the_average_of_the_weights_too(small_run, capsys):
@@ -313,7 +313,7 @@ def test_eval_matches_the_classes(small_run, capsys, tmp_path):
     recipe["data"]["source"] = "drawn by code"
     runs.write_json(folder / "recipe.json", recipe)
     with pytest.raises(SystemExit) as stop:
-        cli.cnx_eval(str(folder), part="holdout", device="cpu")
+        cli.cnx_eval(str(folder), split="holdout", device="cpu")
     assert stop.value.code == 1 and "--holdout 25" in capsys.readouterr().err
 
 
@@ -404,7 +404,7 @@ def test_eval_of_a_folder(train, tmp_path, capsys):
     run, own = str(tmp_path / "run"), tmp_path / "own"
     evidence = json.loads(done.stdout)
     mine = evaluated(capsys, run=run, data=str(own))  # what training held out
-    assert mine["part"] == "val" and mine["images"] == 6
+    assert mine["split"] == "val" and mine["images"] == 6
     assert mine["results"][0]["loss"] == pytest.approx(evidence["val_loss"], rel=1e-3)
     assert mine["results"][0]["train_top1"] == pytest.approx(evidence["train_top1"])
     others = pictures(tmp_path / "others", 20)
@@ -412,7 +412,7 @@ def test_eval_of_a_folder(train, tmp_path, capsys):
     gone.rename(tmp_path / "gone")
     for folder, n in ((others, 20), (own, len(list(own.rglob("*.png"))))):
         found = evaluated(capsys, run=run, data=str(folder))
-        assert found["images"] == n and found["part"] == "all pictures"
+        assert found["images"] == n and found["split"] == "all pictures"
         assert "train_top1" not in found["results"][0]
     assert found["absent"] == [gone.name]
     (own / "cow").mkdir()
@@ -423,8 +423,8 @@ def test_eval_of_a_folder(train, tmp_path, capsys):
     assert f"without pictures here: {gone.name}" in told and f"all pictures: {n - 1} images" in told
     (tmp_path / "full").mkdir()
     others.rename(tmp_path / "full" / "test")
-    found = evaluated(capsys, run=run, data=str(tmp_path / "full"), part="test")
-    assert found["images"] == 20 and found["part"] == "test"
+    found = evaluated(capsys, run=run, data=str(tmp_path / "full"), split="test")
+    assert found["images"] == 20 and found["split"] == "test"
     with pytest.raises(SystemExit):
         cli.cnx_eval("atto_tiny200", str(own), device="cpu")
     assert "0 pictures in folders named after" in capsys.readouterr().err
@@ -436,11 +436,11 @@ def test_eval_tells_the_folder_of_a_run_from_others(train, tmp_path, capsys):
     assert done.returncode == 0, done.stderr
     own, copy = tmp_path / "own", tmp_path / "copy"
     shutil.copytree(own, copy)
-    def part(folder):
-        return evaluated(capsys, run=str(tmp_path / "run"), data=str(folder))["part"]
-    assert part(own) == "val" and part(copy) == "all pictures"
+    def split(folder):
+        return evaluated(capsys, run=str(tmp_path / "run"), data=str(folder))["split"]
+    assert split(own) == "val" and split(copy) == "all pictures"
     next(own.rglob("*.png")).unlink()
-    assert part(own) == "all pictures"
+    assert split(own) == "all pictures"
 
 
 def test_predict_with_fewer_than_five_classes(train, tmp_path, capsys):
@@ -597,7 +597,7 @@ def test_predict_refuses(words, said, monkeypatch, capsys):
 
 def test_wrong_use_is_exit_code_2():
     assert command("cnx_predict").returncode == 2
-    assert command("cnx_eval", "--part", "tests", "--data", "no").returncode == 2
+    assert command("cnx_eval", "--split", "tests", "--data", "no").returncode == 2
 
 
 @pytest.mark.parametrize("start", [lambda: cli.cnx_eval("nowhere", device="cpu"),

@@ -260,7 +260,7 @@ def test_all_pictures_of_a_folder_are_measured(own):
     classes = ("emu", "dog", "cat")
     files, about = folders.measured_folder(own, "val", classes, pre, workers=0)
     assert files.labels.tolist() == [2] * 12 + [1] * 12
-    assert about == dict(data="own", part="all pictures", left_out={"cow": 12}, absent=["emu"])
+    assert about == dict(data="own", split="all pictures", left_out={"cow": 12}, absent=["emu"])
     for i in (0, 23):
         expected = data.resize_and_crop(Image.open(files.path(i)), pre)
         assert np.array_equal(files.take([i])[0][0], np.array(expected))
@@ -268,7 +268,7 @@ def test_all_pictures_of_a_folder_are_measured(own):
         (own.parent / "full").mkdir(exist_ok=True)
         write(own.parent / "full" / part, dict(Train=3, Valid=2, test=1)[part])
         files, about = folders.measured_folder(own.parent / "full", wanted, classes, pre, 0)
-        assert about["part"] == wanted and Path(files.path(0)).parts[-3] == part
+        assert about["split"] == wanted and Path(files.path(0)).parts[-3] == part
         assert len(files) == 2 * dict(Train=3, Valid=2, test=1)[part]
     with pytest.raises(ValueError, match="2 pictures|no pictures in folders named after"):
         folders.measured_folder(own / "cat", "val", classes, pre)

@@ -160,7 +160,7 @@ def test_its_card_says_what_was_measured(name):
     flip = row["flip"]
     for value in (row["top1"], row["top5"], train, flip["top1"], flip["top5"], found["ece"]):
         assert re.search(rf"\b{value:.2f}\b", card), value
-    assert found["run"] == name and found["images"] == 10_000 and found["part"] == "val"
+    assert found["run"] == name and found["images"] == 10_000 and found["split"] == "val"
     mean = sum(found["top1_by_class"].values()) / 200  # 50 images a class
     assert math.isclose(mean, row["top1"], rel_tol=1e-6)
     for word in ("non-commercial", "64 x 64", "200 classes"):
