@@ -155,7 +155,8 @@ def cnx_train(
     chosen, dataset = settle(recipe, dataset, classes, holdout, device)
     final = changed(chosen, epochs, args, fields, options)
     size_for(final, stream)
-    print(f"{final.model}, {final.epochs} epochs of {dataset}", file=sys.stderr)
+    begins = final.start or "random weights"
+    print(f"{final.model} from {begins}, {final.epochs} epochs of {dataset}", file=sys.stderr)
     run = train.fit(final, dataset, out, device, watch=watch)[1]
     if int(os.environ.get("RANK", 0)) == 0: print_run(run, json)  # the first of several processes
 
@@ -441,8 +442,8 @@ def predict_pictures(net, paths, preprocessing, classes, top):
         try:
             with Image.open(path) as picture: fitted = data.resize_and_crop(picture, preprocessing)
         except Exception as e:  # Pillow's decoders raise many kinds
-            print(f"error: {path} is no picture that can be read ({e}); give a JPEG or PNG",
-                  file=sys.stderr)
+            print(f"error: {path} cannot be used as a picture ({e}); give a JPEG or PNG with "
+                  "8 bits a channel", file=sys.stderr)
             continue
         yield path, models.classify(net, [fitted], whole, classes, top)[0]
 

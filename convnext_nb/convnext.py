@@ -100,7 +100,7 @@ class ConvNeXt(nn.Module):
         self,
         depths: tuple[int, ...] = (3, 3, 9, 3),  # blocks in each stage
         dims: tuple[int, ...] = (96, 192, 384, 768),  # channels of each stage
-        num_classes: int = 1000,  # length of the output
+        num_classes: int = 1000,  # length of the output; 0: no head, the feature vector
         in_chans: int = 3,  # channels of the image
         drop_path: float = 0.0,  # stochastic depth of the last block; grows linearly from 0
         layer_scale: float | None = 1e-6,  # initial value of the blocks' gamma; None: none
@@ -118,7 +118,10 @@ class ConvNeXt(nn.Module):
         self.downsample_layers = _downsample_layers(in_chans, dims, stem_stride)
         self.stages = _stages(depths, dims, drop_path, layer_scale, grn)
         self.norm = nn.LayerNorm(dims[-1], eps=1e-6)
-        self.head = nn.Linear(dims[-1], num_classes)
+        self.head = nn.Linear(dims[-1], num_classes) if num_classes else nn.Identity()
+        if features:  # what gets no gradient must not wait for one, see DistributedDataParallel
+            self.norm.requires_grad_(False)
+            self.head.requires_grad_(False)
         if init == "trunc normal": self.apply(_trunc_normal)
 
     def forward(self, x):  # (B, in_chans, H, W)
@@ -180,7 +183,7 @@ class ConvNeXtIsotropic(nn.Module):
         self,
         depth: int = 18,  # number of blocks
         dim: int = 384,  # channels of all of them
-        num_classes: int = 1000,  # length of the output
+        num_classes: int = 1000,  # length of the output; 0: no head, the feature vector
         in_chans: int = 3,  # channels of the image
         drop_path: float = 0.0,  # stochastic depth of the last block; grows linearly from 0
         layer_scale: float | None = None,  # initial value of the blocks' gamma; None: none
@@ -193,7 +196,7 @@ class ConvNeXtIsotropic(nn.Module):
         rates = drop_path_rates(drop_path, depth)
         self.blocks = nn.Sequential(*[Block(dim, rate, layer_scale) for rate in rates])
         self.norm = nn.LayerNorm(dim, eps=1e-6)
-        self.head = nn.Linear(dim, num_classes)
+        self.head = nn.Linear(dim, num_classes) if num_classes else nn.Identity()
         self.apply(_trunc_normal)
 
     def forward(self, x):  # (B, in_chans, H, W)

@@ -26,8 +26,8 @@ def replace_head(
     head = last_layer(net)  # its name: fc in a ResNet, head elsewhere
     old = getattr(net, head, None)
     if not isinstance(old, nn.Linear):
-        raise ValueError(f"the head of {type(net).__name__} is {old}, not a linear layer; "
-                         f"assign nn.Linear(features, classes) to model.{head} yourself")
+        raise ValueError(f"the head of {type(net).__name__} is no linear layer but a "
+                         f"{type(old).__name__}; in timm, call its reset_classifier")
     new = nn.Identity()
     if num_classes:
         new = nn.Linear(old.in_features, num_classes, device=old.weight.device,
@@ -46,6 +46,7 @@ def stages(
     """The stem's modules, then those of each stage, with the downsampling before it.
 
     ValueError for any other network."""
+    model = inner_network(model)
     if hasattr(model, "downsample_layers"):  # ConvNeXt
         stem, *downs = model.downsample_layers.children()
         first, *later = model.stages.children()
@@ -58,7 +59,8 @@ def stages(
         return [[stem], [first], *(list(pair) for pair in zip(rest[::2], rest[1::2]))]
     if hasattr(model, "blocks"):  # isotropic
         return [[model.stem], [model.blocks]]
-    raise ValueError(f"{type(model).__name__} has no stages that `finetune` knows")
+    raise ValueError(f"{type(model).__name__} has no stages that `finetune` knows: give the "
+                     "ConvNeXt, ResNet or Swin inside it")
 
 # %% ../nbs/410_finetune.ipynb #7103490f
 def _keep_mode(module, mode=True):

@@ -147,11 +147,11 @@ def inner_key(key: str) -> str:
     return _WRAPPER.sub(r"\1", key)
 
 def inner_network(model: nn.Module) -> nn.Module:
-    "The network inside `torch.compile`, DataParallel, DDP or a moving average."
+    "The network inside `torch.compile`, DataParallel, DDP, an average or timm's `features_only`."
     children = dict(model.named_children())
     if len(children) != 1: return model
     name, inner = children.popitem()
-    return inner_network(inner) if name in ("module", "_orig_mod") else model
+    return inner_network(inner) if name in ("module", "_orig_mod", "model") else model
 
 def inner_state(model: nn.Module) -> dict[str, torch.Tensor]:
     "The network's state dict, without the names of wrappers."

@@ -26,7 +26,7 @@ from .fast import speed_up
 # %% ../nbs/267_models.ipynb #c38e36b2
 def create(
     model: str,  # a builder ("convnext_tiny", "resnet50"), "convnext", "swin" or "roadmap/<step>"
-    num_classes: int,  # length of the output
+    num_classes: int,  # length of the output; 0: no head, the feature vector
     **model_args,  # passed to the builder; "convnext" takes depths and dims, "swin" dim
 ) -> nn.Module:
     """The named network, with fresh weights.
@@ -143,7 +143,8 @@ def classify(
 ) -> list[list[tuple[str, float]]]:
     """For each picture the likeliest classes with their probabilities (0 to 1), likeliest first.
 
-    ValueError for a `top` that is not 1 to the number of classes."""
+    ValueError for a `top` that is not 1 to the number of classes, and for another number of names
+    than logits."""
     if top is None: top = min(5, len(classes))
     if not 1 <= top <= len(classes): raise ValueError(f"top {top}: 1 to {len(classes)} classes")
     if not pictures: return []
@@ -151,6 +152,9 @@ def classify(
     images = torch.stack([pil_to_tensor(picture) for picture in fitted])  # (N, 3, size, size)
     no_labels = torch.zeros(len(pictures), dtype=torch.int64)
     split = Split(images.permute(0, 2, 3, 1).contiguous(), no_labels)
-    best = predict(model, split, preprocessing).softmax(1).topk(top)  # (N, top) each
+    logits = predict(model, split, preprocessing)  # (N, classes)
+    if logits.shape[1] != len(classes):
+        raise ValueError(f"{len(classes)} class names for {logits.shape[1]} logits: give one each")
+    best = logits.softmax(1).topk(top)  # (N, top) each
     return [[(classes[i], p) for i, p in zip(indices, probabilities)]
             for indices, probabilities in zip(best.indices.tolist(), best.values.tolist())]

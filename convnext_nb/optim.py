@@ -49,7 +49,8 @@ _PLACES = [  # (pattern of a parameter's name, stage and block)
 def _place(name):
     "Stage and block of a parameter; stage -1 is the stem. None: the norm and head at the end."
     name = keys.inner_key(name).removeprefix("module.")  # inside `torch.compile`, DataParallel
-    name = name.removeprefix("encoder.")  # inside a network that paints, see `fcmae`
+    for inside in ("model.", "encoder."):  # timm's `features_only`; `fcmae`
+        name = name.removeprefix(inside)
     for pattern, place in _PLACES:
         if m := re.match(pattern, name): return place(m)
     return None
@@ -61,9 +62,13 @@ def layer_ids(
     """The group of each parameter, from 0 (the stem) to the highest (last norm and head).
 
     Every three blocks of the third stage form a group; the other stages are one group each.
+    ValueError for a network without layers that are known here.
     Source: arXiv 2201.03545, appendix A.2, and the authors' code.
     """
     places = {name: _place(name) for name, _ in model.named_parameters()}
+    if not any(places.values()):
+        raise ValueError(f"{type(model).__name__} has no layers that `optim` knows by name: give "
+                         "the ConvNeXt, ResNet or Swin inside it")
     third = [block // 3 for stage, block in filter(None, places.values()) if stage == 2]
     fourth = 4 + max(third, default=0)
     def group(place):
@@ -83,8 +88,9 @@ def param_groups(
 ) -> list[dict]:
     """Optimizer groups: matrices and filters decay; norms, biases and layer scale do not.
 
-    Each group has an `lr_scale`. Without `layer_decay` there are two groups, the decaying one
-    first. Frozen parameters are in no group.
+    Each group has an `lr_scale`, which `train.set_lr` heeds and PyTorch does not. Without
+    `layer_decay` there are two groups, the decaying one first. Frozen parameters are in no group.
+    ValueError for a `layer_decay` of a network whose layers are not known.
     """
     ids = layer_ids(model) if layer_decay else {}
     last = max(ids.values(), default=0)

@@ -154,7 +154,8 @@ def check_recipe(recipe: Recipe):
                          "0 to 1, after which they begin, and pixels")
     for name in ("num_classes", "in_chans", "features"):
         if name in recipe.model_args:
-            raise ValueError(f"model_args: leave {name} out, training sets it")
+            raise ValueError(f"model_args: leave {name} out: pictures are RGB, and the data say "
+                             "how many classes there are")
 
 def _check_count(name, value, or_else=""):
     if not isinstance(value, int) or value < 1:

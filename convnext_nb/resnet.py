@@ -136,7 +136,7 @@ class ResNet(nn.Module):
         self,
         block: type[nn.Module],  # BasicBlock or Bottleneck
         depths: tuple[int, ...],  # number of blocks in each of the four stages
-        num_classes: int = 1000,  # length of the output
+        num_classes: int = 1000,  # length of the output; 0: no head, the feature vector
         in_chans: int = 3,  # channels of the image
         width: int = 64,  # channels of the stem; stage i works on width * 2^i
         stem_stride: int = 4,  # 4, 2 or 1, see `stem`
@@ -150,7 +150,7 @@ class ResNet(nn.Module):
         stages, out_chs = _stages(block, depths, width, drop_path)
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
         self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.fc = nn.Linear(out_chs, num_classes)
+        self.fc = nn.Linear(out_chs, num_classes) if num_classes else nn.Identity()
         self.apply(_init_convolution)
 
     def forward(self, x):  # (B, in_chans, H, W)

@@ -262,7 +262,8 @@ def _parts(step, num_classes, in_chans, stem_stride, drop_path):
     parts["avgpool"] = nn.AdaptiveAvgPool2d(1)
     parts["flatten"] = nn.Flatten()
     parts["norm"] = nn.LayerNorm(in_chs, eps=1e-6) if step.head_norm else nn.Identity()
-    parts["head" if separate else "fc"] = nn.Linear(in_chs, num_classes)
+    head = nn.Linear(in_chs, num_classes) if num_classes else nn.Identity()
+    parts["head" if separate else "fc"] = head
     return parts
 
 # %% ../nbs/150_roadmap.ipynb #b84da177
@@ -336,7 +337,7 @@ def _check(step, stem_stride):
 def build(
     step: str | Step,  # a name of the roadmap, or a Step
     regime: str = "resnet50",  # "resnet50" or "resnet200"; used with a name
-    num_classes: int = 1000,  # length of the output
+    num_classes: int = 1000,  # length of the output; 0: no head, the feature vector
     in_chans: int = 3,  # channels of the image
     stem_stride: int = 4,  # patchify: any; ResNet's stem: 4, 2 or 1
     width_mult: float = 1.0,  # times the base width, rounded to the nearest multiple of 8

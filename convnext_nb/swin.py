@@ -286,7 +286,7 @@ class Swin(nn.Module):
         depths: tuple[int, ...] = (2, 2, 6, 2),  # blocks in each stage
         dim: int = 96,  # channels of the first stage; they double from stage to stage
         heads: tuple[int, ...] = (3, 6, 12, 24),  # of each stage
-        num_classes: int = 1000,  # length of the output
+        num_classes: int = 1000,  # length of the output; 0: no head, the feature vector
         in_chans: int = 3,  # channels of the image
         drop_path: float = 0.0,  # stochastic depth of the last block; grows linearly from 0
         stem_stride: int = 4,  # kernel and stride of the first convolution
@@ -303,7 +303,7 @@ class Swin(nn.Module):
         last_dim = dim * 2 ** (len(depths) - 1)
         self.norm = nn.LayerNorm(last_dim)
         self.pool = nn.AdaptiveAvgPool2d(1)
-        self.head = nn.Linear(last_dim, num_classes)
+        self.head = nn.Linear(last_dim, num_classes) if num_classes else nn.Identity()
         self.apply(_init)
 
     def forward(self, x):  # (B, in_chans, H, W)

@@ -103,7 +103,9 @@ def _read_file(path):
             if bad: raise ValueError(f"wrong checksum of {bad}")
         with torch.serialization.safe_globals([Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError: raise
+    except FileNotFoundError as e:
+        raise FileNotFoundError(f"there is no file {path}; give a file, a folder, or a name on the "
+                                "hub, such as timm/convnext_tiny.fb_in1k") from e
     except Exception as e:
         raise ValueError(f"{path} is no readable weight file ({_why_unreadable(e)}); expected "
                          ".safetensors, or a .pth that holds only tensors, as "
@@ -211,11 +213,13 @@ def load(
 ) -> str:
     """Loads weights in any of the model's `formats`; returns the format.
 
-    Another number of classes or channels is adapted to (see `adapt`), and a missing head stays
-    fresh, with a warning. Nothing is changed unless everything fits: ValueError lists missing and
-    extra keys, or the tensors whose shapes differ. A file's errors are those of `read`, such as
-    FileNotFoundError; a hub's are those of `from_hub`, such as ConnectionError. A network on the
-    meta device gets its numbers from the weights.
+    Another number of classes is adapted to, and weights for 3 channels to another number (see
+    `adapt`); a missing head stays fresh; each with a warning. Of a checkpoint that holds several
+    networks, such as one and its average, it takes the one that `unwrap` names first. Nothing is
+    changed unless everything fits: ValueError lists missing and extra keys, or the tensors whose
+    shapes differ. A file's errors are those of `read`, such as FileNotFoundError; a hub's are those
+    of `from_hub`, such as ConnectionError. A network on the meta device gets its numbers from the
+    weights.
     """
     if isinstance(source, (dict, nn.Module)): state = unwrap(source)
     elif is_hub_name(source): state = unwrap(from_hub(source))
@@ -271,7 +275,7 @@ def is_hub_name(source: str | Path) -> bool:
     "Whether `source` names a model on the hub (owner/name) and is not a file."
     if re.match(r"hf[-_]hub:", str(source)): return True
     if not isinstance(source, str) or Path(source).exists(): return False
-    if source.endswith((".safetensors", ".pth", ".pt", ".bin", ".tar")): return False
+    if source.endswith((".safetensors", ".pth", ".pt", ".bin", ".tar", ".ckpt")): return False
     return re.fullmatch(r"[\w-]+/[\w.-]+(@[\w.-]+)?", source) is not None
 
 @contextmanager
@@ -299,8 +303,8 @@ def from_hub(name: str) -> dict[str, torch.Tensor]:
         if isinstance(e, OSError) and getattr(e, "response", None) is None:
             raise ConnectionError(f"{name} is no file here and not in the cache, and the hub "
                                   "cannot be reached; connect, or give a file") from e
-        why = str(e).partition("\n")[0] or type(e).__name__
-        raise ValueError(f"the hub has no weights {name}: {why}") from e
+        why = " ".join(str(e).split()) or type(e).__name__
+        raise ValueError(f"the hub gives no weights {name}: {why}") from e
 
 # %% ../nbs/210_weights.ipynb #2e01e174
 def randomize(

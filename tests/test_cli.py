@@ -570,7 +570,7 @@ def test_a_decoder_may_raise_anything(tmp_path, monkeypatch, capsys):
         cli.cnx_predict([str(folder)], device="cpu", json=True)
     told = capsys.readouterr()
     assert stop.value.code == 1 and told.err.count("\n") == 1
-    assert told.err.startswith(f"error: {bad} is no picture that can be read (Failed to decode")
+    assert told.err.startswith(f"error: {bad} cannot be used as a picture (Failed to decode")
     assert [row["image"] for row in json.loads(told.out)] == [str(path) for path in good]
     for stream in (0, 32):
         with pytest.raises(SystemExit):

@@ -179,14 +179,14 @@ def test_a_name_the_hub_does_not_know(monkeypatch):
     def answer(*args, **kwargs):
         raise NotFound("404 Client Error: Repository Not Found\nmore")
     monkeypatch.setattr(timm.models, "load_state_dict_from_hf", answer)
-    with pytest.raises(ValueError, match="the hub has no weights me/mine: 404 Client Error"):
+    with pytest.raises(ValueError, match="the hub gives no weights me/mine: 404 Client Error"):
         weights.load(on_meta(convnext.convnext_atto), "me/mine")
 
 
 def test_an_error_of_the_hub_without_words(monkeypatch):
     def answer(*args, **kwargs): raise RuntimeError
     monkeypatch.setattr(timm.models, "load_state_dict_from_hf", answer)
-    with pytest.raises(ValueError, match="the hub has no weights me/mine: RuntimeError"):
+    with pytest.raises(ValueError, match="the hub gives no weights me/mine: RuntimeError"):
         weights.from_hub("me/mine")
 
 
