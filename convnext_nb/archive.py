@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import json
 import os
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -288,10 +289,16 @@ def one_at_a_time(folder: Path) -> Iterator[bool]:
     Yields whether that is so: some network disks have no locks."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "w") as file:
-        try: fcntl.flock(file, fcntl.LOCK_EX)
+        try: _wait_for_lock(file, folder)
         except OSError: locked = False
         else: locked = True
         yield locked
+
+def _wait_for_lock(file, folder):
+    try: fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print(f"waiting for another program that works in {folder}", file=sys.stderr)
+        fcntl.flock(file, fcntl.LOCK_EX)
 
 # %% ../nbs/224_archive.ipynb #fb644351
 def fetch(

@@ -11,7 +11,7 @@ import math
 
 import torch
 
-from .images import Preprocessing, crop_flip
+from .images import Preprocessing, crop_flip, send
 
 # %% ../nbs/230_augment.ipynb #75455f73
 def _attempts(n, h, w, area, ratio, most, generator):
@@ -95,8 +95,8 @@ def resized_crop(
     mirrored = torch.rand(len(x), generator=generator) < flip
     start = torch.where(mirrored, left + width, left)
     length = torch.where(mirrored, -width, width)
-    box = torch.stack([top, height, start, length]).to(x.device, non_blocking=True)
-    return _resample(x, box, size)
+    box = torch.stack([top, height, start, length])
+    return _resample(x, send(box, x.device), size)
 
 # %% ../nbs/230_augment.ipynb #44697e15
 def _gray(px):
@@ -249,13 +249,12 @@ def apply(
     cubic: bool = False,  # interpolation of rotate, shear, translate; False: nearest
 ) -> torch.Tensor:  # a new uint8 (B, 3, H, W), channels last
     "One operation for each image. Source: Pillow's operations, as timm and torchvision call them."
-    def send(t): return t.to(x.device, non_blocking=True)
     order = op.argsort()  # images with the same operation lie side by side
     op, value = op[order], value[order]
     starts = torch.searchsorted(op, torch.arange(len(OPS) + 1)).tolist()
     slices = {name: slice(starts[i], starts[i + 1]) for i, name in enumerate(OPS)}
-    px = x.permute(0, 2, 3, 1).index_select(0, send(order))  # (B, H, W, 3)
-    argument = send(value).view(-1, 1, 1, 1)
+    px = x.permute(0, 2, 3, 1).index_select(0, send(order, x.device))  # (B, H, W, 3)
+    argument = send(value, x.device).view(-1, 1, 1, 1)
     _apply_tables(px, slices, argument)
     for name, change in (("color", _color), ("sharpness", _sharpness)):
         some = px[slices[name]]
@@ -388,8 +387,8 @@ def erase(
     left = _place(width, w, generator)
     seed = int(torch.randint(2 ** 62, (), generator=generator))
     at = (chosen & fits).nonzero()[:, 0]
-    box = torch.stack([top, height, left, width])[:, at].to(x.device, non_blocking=True)
-    at = at.to(x.device, non_blocking=True)
+    box = send(torch.stack([top, height, left, width])[:, at], x.device)
+    at = send(at, x.device)
     px = x.permute(0, 2, 3, 1)  # (B, H, W, C)
     some = px.index_select(0, at)
     noise = torch.empty_like(some).normal_(generator=torch.Generator(x.device).manual_seed(seed))
@@ -437,7 +436,7 @@ def mix(
     paper, Table 5."""
     n, c, h, w = x.shape
     box, outside, lam = _shares(n if per_sample else 1, h, w, mixup, cutmix, generator)
-    sent = torch.cat([box, outside[None], lam[None]]).to(x.device, non_blocking=True)
+    sent = send(torch.cat([box, outside[None], lam[None]]), x.device)
     box, outside, lam = sent[:4], sent[4], sent[5]
     keep = torch.where(_inside(box, h, w), 0.0, outside.view(-1, 1, 1))  # share of the first
     keep = keep.to(x.dtype)[:, None].expand(n, c, h, w)
@@ -485,7 +484,7 @@ def augment_images(
     elif flip: x = crop_flip(x, generator, padding=0)
     if tuple(x.shape[2:]) != target:
         whole = torch.tensor([[0.0], [x.shape[2]], [0.0], [x.shape[3]]])
-        x = _resample(x, whole.to(x.device, non_blocking=True), target)
+        x = _resample(x, send(whole, x.device), target)
     if "randaugment" in words: x = randaugment(x, generator, magnitude)
     if "autoaugment" in words: x = autoaugment(x, generator)
     if "trivialaugment" in words: x = trivialaugment(x, generator)

@@ -42,6 +42,7 @@ from convnext_nb.device import (
     check_compiler,
     choose_micro_batch,
     keep_memory,
+    set_up,
     usable_cores,
     use_bf16,
 )
@@ -95,14 +96,14 @@ LAYOUTS = {"channels first": torch.contiguous_format, "channels last": torch.cha
 
 def usual_batch() -> int:
     "Images that a network is timed with."
-    return 256 if best_device() == "cuda" else 8
+    return 128 if best_device() == "cuda" else 8
 
 def candidates(
     task: str,  # "inference" or "training"
     precision: str,  # "fp32" or "bf16"
     layout: str,  # a key of LAYOUTS, for weights and images
     compile: bool = False,
-    batch: int | None = None,  # None: 8, on a GPU 256: with 8 it would wait for Python
+    batch: int | None = None,  # None: 8, on a GPU 128: with 8 it would wait for Python
     size: int = 224,  # pixels
     **sizes,  # depths and dims; default: ConvNeXt-T's
 ) -> dict[str, Callable]:
@@ -269,8 +270,8 @@ def plain_loop(
     run = torch.compile(net) if compile else net
     def epoch():
         for x, y in loader:
-            x = x.to(device, memory_format=layout, non_blocking=True)
-            y = y.to(device, non_blocking=True)
+            x = x.to(device, memory_format=layout, non_blocking=device == "cuda")
+            y = y.to(device, non_blocking=device == "cuda")
             optimizer.zero_grad()
             for images, labels in zip(x.split(at_once or len(x)), y.split(at_once or len(x))):
                 with torch.autocast(device, torch.bfloat16, enabled=bf16):
@@ -335,6 +336,7 @@ def serve(one: list, recipe: dict, batches: int, folder: str):
         clock.wait_for_gpu()
         found = {"page faults": clock.page_faults() - faults,
                  "system s": os.times().system - system, "MB": clock.peak_memory()}
+        if torch.cuda.is_initialized(): torch.cuda.empty_cache()  # the others are in memory, too
         print(json_lib.dumps(found), flush=True)
 
 # %% ../nbs/540_bench.ipynb #2e17905d
@@ -557,6 +559,7 @@ def cnx_bench(
         raise ValueError(f"--save {save}: there is no such folder; make it, or name another")
     if repeats < 1: raise ValueError(f"--repeats {repeats}: at least 1")
     if compile: check_compiler(best_device())
+    set_up(torch.device(best_device()))
     machine = bench_device()
     path = Path(save) / file_of(machine)
     kept = results_of(path) if save else {}

@@ -315,7 +315,7 @@ def _find_or_fetch(word):
         return found, "from TINY_IMAGENET" if os.environ.get("TINY_IMAGENET") else "found"
     if word == "tiny": return fetch(), "fetched"
     if not torch.cuda.is_available():
-        return None, "Tiny-ImageNet was not found, and without a GPU it is not fetched"
+        return None, "Tiny-ImageNet was not found, and without a CUDA GPU it is not fetched"
     try: return fetch(), "fetched, because there is a GPU"
     except (OSError, ValueError) as e: return None, f"Tiny-ImageNet was not found: {e}"
 

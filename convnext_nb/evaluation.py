@@ -18,6 +18,7 @@ from .data import Preprocessing, Split
 def _logits(model, split, preprocessing, batch_size, autocast, flip):
     "Logits (B, K) and labels (B,) of the batches of `split`, in order, on the model's device."
     if not len(split): raise ValueError("cannot evaluate on an empty split")
+    if batch_size is None: batch_size = max(8, min(512, 2**23 // preprocessing.size**2))
     some = next(model.parameters())
     device, dtype = some.device, some.dtype
     with cost.evaluating(model):
@@ -33,7 +34,7 @@ def predict(
     model: nn.Module,  # maps normalized images to logits
     split: Split,  # images and labels
     preprocessing: Preprocessing,  # how the model wants its images
-    batch_size: int = 512,  # images at a time
+    batch_size: int | None = None,  # images at a time; None: 512, fewer above 128 pixels
     autocast: bool = False,  # bf16
     flip: bool = False,  # mean of the logits of the image and of its mirror image
 ) -> torch.Tensor:  # float32 (N, K), on the CPU
@@ -67,7 +68,7 @@ def evaluate(
     model: nn.Module,  # maps normalized images to logits
     split: Split,  # images and labels
     preprocessing: Preprocessing,  # how the model wants its images
-    batch_size: int = 512,  # images at a time
+    batch_size: int | None = None,  # as in `predict`
     autocast: bool = False,  # bf16
     flip: bool = False,  # as in `predict`
 ) -> dict[str, float]:

@@ -11,6 +11,7 @@ import io
 import json
 import math
 import os
+import sys
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping
 from inspect import Parameter, signature
@@ -192,8 +193,10 @@ class Play(widgets.VBox):
         return self.view.value
 
     def _repr_mimebundle_(self, **kwargs):
-        # The text/html form is what a page without a kernel (the site, GitHub) shows.
-        bundle = super()._repr_mimebundle_(**kwargs) or {}
+        # The text/html form is what a page without a kernel (the site, GitHub) shows. Colab shows
+        # nothing else: its ipywidgets are older than ours.
+        bundle = {}
+        if "google.colab" not in sys.modules: bundle = super()._repr_mimebundle_(**kwargs) or {}
         testing = os.environ.get("IN_TEST")  # of nbdev_test, which throws it away
         return {**bundle, "text/html": self.shown if testing else self.without_kernel()}
 

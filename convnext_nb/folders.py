@@ -17,6 +17,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from unicodedata import normalize
 
 import torch
 from fastcore.basics import patch
@@ -34,6 +35,7 @@ from convnext_nb.images import (
     train_val_split,
     upright,
 )
+from .packing import main_guard_hint
 
 # %% ../nbs/420_folder.ipynb #464ddd30
 class Names:
@@ -156,7 +158,8 @@ def read(self: Pool, asks) -> Iterator[torch.Tensor]:
         if isinstance(e, RuntimeError) and "DataLoader worker" not in str(e): raise
         raise ChildProcessError(
             "a process that reads pictures died: it was killed, or memory ran out (in a container "
-            f"also /dev/shm). Try fewer workers (now {self.workers}) or smaller batches") from e
+            f"also /dev/shm). Try fewer workers (now {self.workers}) or smaller batches"
+            f"{main_guard_hint()}") from e
     finally:
         if whole and self.waiting is None:
             self.waiting, self.ending = loader, weakref.finalize(self, _end, loader)
@@ -220,8 +223,9 @@ def stream(self: Files, chunks) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
 
 # %% ../nbs/420_folder.ipynb #bb2385f8
 def default_workers() -> int:
-    "A worker for each core, shared fairly by the processes of one launch."
-    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
+    "A worker for each core, shared fairly by the processes of one launch; four but on Linux."
+    if sys.platform == "linux": cores = len(os.sched_getaffinity(0))
+    else: cores = min(4, os.cpu_count() or 1)  # each is a new program with a PyTorch of its own
     return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 def _pool(archive, names, preprocessing, workers):
@@ -260,7 +264,7 @@ def _labels(classes):
         number_and_word = re.fullmatch(r"(n\d{8}) (.*)", name)
         for either in number_and_word.groups() if number_and_word else ():
             found.setdefault(either, k)
-    return found | {name: k for k, name in enumerate(classes)}
+    return found | {normalize("NFC", name): k for k, name in enumerate(classes)}
 
 def measured_folder(
     path,  # a subfolder per class; some classes may be missing
@@ -274,7 +278,9 @@ def measured_folder(
     `left_out` counts the pictures of classes that the network does not know; `absent` are those of
     its classes that have no picture. ValueError for fewer than two pictures."""
     archive, by_class, split = pictures_to_measure(path, split)
-    label = _labels(classes)
+    known = _labels(classes)
+    composed = {c: normalize("NFC", c) for c in by_class}  # a Mac writes an accent apart
+    label = {c: known[name] for c, name in composed.items() if name in known}
     names = [n for c, some in by_class.items() if c in label for n in some]
     labels = [label[c] for c, some in by_class.items() if c in label for _ in some]
     if len(names) < 2:

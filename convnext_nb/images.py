@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Preprocessing', 'orientation', 'upright', 'resize_and_crop', 'Split', 'Dataset', 'some_of_each', 'train_val_split',
-           'data_facts', 'batches', 'to_float', 'to_input', 'crop_flip']
+           'data_facts', 'batches', 'send', 'to_float', 'to_input', 'crop_flip']
 
 # %% ../nbs/220_images.ipynb #da4b9237
 import re
@@ -330,6 +330,10 @@ class batches:
         return n // self.batch_size if self.drop_last else -(-n // self.batch_size)
 
 # %% ../nbs/220_images.ipynb #2f24c301
+def send(x: torch.Tensor, device: str | torch.device) -> torch.Tensor:
+    "`x` on the device; of a copy to CUDA, the end is not waited for."
+    return x.to(device, non_blocking=torch.device(device).type == "cuda")
+
 @patch
 def __iter__(self: batches):
     n = len(self.split)
@@ -339,9 +343,7 @@ def __iter__(self: batches):
     part, parts = self.share
     mine = [chunk.tensor_split(parts)[part] for chunk in chunks]
     for x, y in self.split.stream(mine):  # (B, H, W, 3), (B,)
-        if self.device is not None:
-            x = x.to(self.device, non_blocking=True)
-            y = y.to(self.device, non_blocking=True)
+        if self.device is not None: x, y = send(x, self.device), send(y, self.device)
         yield x.permute(0, 3, 1, 2), y
 
 # %% ../nbs/220_images.ipynb #9109c85a
@@ -392,8 +394,8 @@ def crop_flip(
     draw = dict(generator=generator, device=generator.device if generator else "cpu")
     shift = torch.randint(-padding, padding + 1, (2, b, 1), **draw)
     mirrored = torch.rand(b, 1, **draw) < flip
-    down, right = shift.to(x.device, non_blocking=True)  # (B, 1) each
-    mirrored = mirrored.to(x.device, non_blocking=True)
+    down, right = send(shift, x.device)  # (B, 1) each
+    mirrored = send(mirrored, x.device)
     rows = torch.arange(h, device=x.device) + down
     rows = _fold(rows, h)  # (B, H)
     columns = torch.arange(w, device=x.device) + right

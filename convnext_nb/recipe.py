@@ -18,7 +18,7 @@ from fastcore.basics import patch
 
 from . import augment
 from .data import Dataset, Split
-from .device import best_device, check_compiler, use_bf16  # noqa: F401
+from .device import best_device, can_compile, check_compiler, use_bf16  # noqa: F401
 
 # %% ../nbs/260_recipe.ipynb #0fd0c9e8
 @dataclass(frozen=True)
@@ -261,12 +261,13 @@ def plan(
     """A recipe for this machine, and the part of the data to use.
 
     With a CUDA GPU and at least 20,000 training images: `tiny_224` if they are larger than
-    96 pixels, else `tiny_fast`, on all images. Otherwise, for a folder of the user's:
+    96 pixels, else `tiny_fast`, on all images, compiled if that can be done here. Otherwise, for a folder of the user's:
     `finetune`, on all images; for other data: `pocket`, on at most 10,000 training and 2,000
     validation images, and 20 classes of Tiny-ImageNet."""
     if torch.device(device or best_device()).type == "cuda" and len(dataset.train) >= 20_000:
         large = dataset.preprocessing.size > 96
-        return preset("tiny_224" if large else "tiny_fast"), dataset
+        recipe = preset("tiny_224" if large else "tiny_fast")
+        return replace(recipe, compile=can_compile("cuda")), dataset
     if dataset.kind == "tiny-imagenet" and len(dataset.classes) > 20: dataset = dataset.select(20)
     if dataset.kind == "folder": return preset("finetune"), dataset
     train = fixed_subset(dataset.train, 10_000)

@@ -240,7 +240,7 @@ def prepare(
     set_up(device)
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
-        dataset = to_device(dataset, device, free // 2)
+        dataset = to_device(dataset, device, free // 4)
     torch.manual_seed(recipe.seed)
     model = _network(recipe, dataset, begun)
     model = model.to(device, memory_format=torch.channels_last)
@@ -593,8 +593,8 @@ def fit(
     `model.safetensors`, and `ema.safetensors` if the recipe keeps an average (`finish`).
     Raises Diverged if the loss goes wrong; ValueError if `folder` holds another run, one that
     cannot go on or one that is being trained, if the images do not suffice, and as `prepare`;
-    OSError if it cannot be written; Interrupted after Ctrl-C (KeyboardInterrupt if only the end
-    is missing).
+    OSError if it cannot be written; torch.OutOfMemoryError if a step does not fit on the GPU;
+    Interrupted after Ctrl-C (KeyboardInterrupt if only the end is missing).
     """
     _check_splits(dataset)
     run = runs.Run(Path(folder).expanduser())
@@ -611,6 +611,13 @@ def fit(
     return job.model.eval(), run
 
 # %% ../nbs/280_train.ipynb #5a1f0c03
+def _out_of_memory(job):
+    "An error that says what to change in the recipe."
+    most = job.micro_batch or _images_per_step(job) // job.world_size
+    return torch.OutOfMemoryError(
+        f"the {job.device.type} device's memory is too small for {most} images at a time: set "
+        f"micro_batch={max(1, most // 4)} in the recipe, or with batch norm a smaller batch_size")
+
 def _train(job, run, progress, watch, save_minutes, epoch_seconds):
     "Trains what is left of a run."
     recipe = job.recipe
@@ -626,7 +633,8 @@ def _train(job, run, progress, watch, save_minutes, epoch_seconds):
             saver = Saver(job, run.folder / "checkpoint.pt", save_minutes, stop_requests,
                           _check_before_save, epoch_seconds)
             while job.epoch < recipe.epochs:
-                train_epoch(job, bar, saver.save_if_due)
+                try: train_epoch(job, bar, saver.save_if_due)
+                except torch.OutOfMemoryError as e: raise _out_of_memory(job) from e
                 end_epoch(job, run, saver, watch)
                 saver.save_if_due()  # after a Ctrl-C while the epoch was evaluated
         bar.set_postfix_str("evaluating on all images")

@@ -1,4 +1,4 @@
-"""Give every chapter the cell that installs the project in Google Colab. Rewrites what differs.
+"""Give every chapter the cell that installs the project in Colab and on Kaggle, if it lacks it.
 
 With --check, only say which chapters lack it.
 """
@@ -10,12 +10,14 @@ from notebooks import NBS, rewrite
 ID = "c01ab000"
 CELL = """#| hide
 #| eval: false
-# Only in Google Colab: fetch the project, install it, and go to its notebooks.
+# Only in Google Colab and on Kaggle: fetch the project, install it, and go to its notebooks.
+import os
 import sys
 
-if "google.colab" in sys.modules:
-    !git clone -q --depth 1 {url}
-    !pip install -q ./{repo}
+away = "google.colab" in sys.modules or "KAGGLE_KERNEL_RUN_TYPE" in os.environ
+if away and not os.path.exists("../settings.ini"):
+    ![ -d {repo} ] || git clone -q --depth 1 {url}
+    !pip install -q ./{repo} onnxruntime onnxscript
     %cd {repo}/nbs"""
 
 
