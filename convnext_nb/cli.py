@@ -32,7 +32,7 @@ import convnext_nb
 from . import cost, data, evaluation, folders, models, runs, train
 
 # %% ../nbs/430_cli.ipynb #2621dbd7
-_ON_PURPOSE = (ValueError, OSError, ImportError, train.Diverged)
+_ON_PURPOSE = (ValueError, OSError, ImportError, train.Diverged, torch.OutOfMemoryError)
 
 @contextmanager
 def plain_errors():

@@ -261,9 +261,9 @@ def plan(
     """A recipe for this machine, and the part of the data to use.
 
     With a CUDA GPU and at least 20,000 training images: `tiny_224` if they are larger than
-    96 pixels, else `tiny_fast`, on all images, compiled if that can be done here. Otherwise, for a folder of the user's:
-    `finetune`, on all images; for other data: `pocket`, on at most 10,000 training and 2,000
-    validation images, and 20 classes of Tiny-ImageNet."""
+    96 pixels, else `tiny_fast`, on all images, compiled if that can be done here. Otherwise, for
+    a folder of the user's: `finetune`, on all images; for other data: `pocket`, on at most 10,000
+    training and 2,000 validation images, and 20 classes of Tiny-ImageNet."""
     if torch.device(device or best_device()).type == "cuda" and len(dataset.train) >= 20_000:
         large = dataset.preprocessing.size > 96
         recipe = preset("tiny_224" if large else "tiny_fast")

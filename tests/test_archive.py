@@ -191,3 +191,15 @@ def test_where_packed_data_are_kept(tmp_path, home, monkeypatch):
     (tmp_path / "clone/settings.ini").touch()
     monkeypatch.chdir(tmp_path / "clone/nbs")
     assert archive.data_home() == tmp_path / "clone/data"
+
+
+def test_who_waits_for_another_program_says_so(tmp_path, capsys):
+    with archive.one_at_a_time(tmp_path):
+        waiting = threading.Thread(target=lambda: archive.one_at_a_time(tmp_path).__enter__())
+        waiting.start()
+        while "waiting for another program" not in capsys.readouterr().err: time.sleep(0.01)
+        assert waiting.is_alive()
+    waiting.join(10)
+    assert not waiting.is_alive()
+    with archive.one_at_a_time(tmp_path / "else"): pass
+    assert not capsys.readouterr().err

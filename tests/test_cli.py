@@ -678,3 +678,18 @@ def test_another_model_in_change_is_as_another_model():
     by_option = cli.changed(finetune, 0, {}, {}, dict(model="resnet18"))
     by_change = cli.changed(finetune, 0, {}, dict(model="resnet18"), {})
     assert by_option == by_change and by_change.start is None and not by_change.model_args
+
+
+def test_training_says_what_it_begins_with(train, tmp_path, capsys):
+    done = command(*train, "--epochs", "1")
+    assert "convnext from random weights, 1 epochs of own" in done.stderr
+    cli.cnx_train(data=str(tmp_path / "own"), out=str(tmp_path / "b"), epochs=1, device="cpu")
+    assert "convnext_atto from atto_tiny200, 1 epochs of own" in capsys.readouterr().err
+
+
+def test_processes_of_one_launch_do_not_try_the_first_gpu(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert cli.find_device("cuda") == "cuda"
+    monkeypatch.delenv("WORLD_SIZE")
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="no device 'cuda' here"): cli.find_device("cuda")

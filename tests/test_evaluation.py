@@ -245,3 +245,15 @@ def test_networks_in_half_precision(dtype, autocast):
 def test_a_report_of_one_image():
     with pytest.raises(ValueError, match="two images"):
         evaluation.report(torch.randn(1, 3), torch.tensor([1]), ("a", "b", "c"))
+
+
+@pytest.mark.parametrize("size, asked, sizes", [(64, None, 512), (224, None, 167), (1024, None, 8),
+                                                (224, 100, 100)])
+def test_large_images_are_measured_fewer_at_a_time(size, asked, sizes, monkeypatch):
+    taken = []
+    def batches(split, batch_size, device):
+        taken.append(batch_size)
+        return iter(())
+    monkeypatch.setattr(evaluation.data, "batches", batches)
+    evaluation.evaluate(nn.Linear(1, 1), split(1), Preprocessing(size=size), asked)
+    assert taken == [sizes]

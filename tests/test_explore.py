@@ -1,5 +1,6 @@
 """Exercises that answer: right and wrong answers of every kind, hints in stages."""
 import math
+import sys
 
 import ipywidgets as widgets
 import numpy as np
@@ -147,3 +148,11 @@ def test_a_flipbook_in_a_flipbook():
 def test_tiny_numbers_are_not_zero():
     table = explore.html_table([{"x": 1e-6, "y": 0.0}, {"x": 1234.5, "y": 0.25}])
     assert ">1.0e-06<" in table and ">1,234.5<" in table and ">0.00<" in table
+
+
+def test_in_colab_a_figure_to_play_with_is_a_page_of_its_own(monkeypatch):
+    shown = play(lambda n: f"<b>{n}</b>", n=[1, 2, 3])
+    assert set(shown._repr_mimebundle_()) > {"text/html"}
+    monkeypatch.setitem(sys.modules, "google.colab", sys)
+    bundle = shown._repr_mimebundle_()
+    assert set(bundle) == {"text/html"} and "<b>2</b>" in bundle["text/html"]

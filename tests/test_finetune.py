@@ -169,3 +169,17 @@ def test_a_bad_rate_changes_nothing(depths):
         with pytest.raises(ValueError, match="drop_path is a probability"):
             finetune.set_drop_path(net, wrong)
     assert [m.p for m in net.modules() if hasattr(m, "p")] == rates
+
+
+def test_stages_are_found_inside_a_wrapper():
+    net = convnext.convnext_atto()
+    finetune.freeze(torch.nn.DataParallel(net), 1)
+    assert not any(p.requires_grad for p in net.stages[0].parameters())
+    assert all(p.requires_grad for p in net.stages[1].parameters())
+
+
+def test_the_head_of_another_library_is_left_alone():
+    theirs = timm.create_model("convnext_atto")
+    with pytest.raises(ValueError, match="no linear layer but a NormMlp.*reset_classifier") as e:
+        finetune.replace_head(theirs, 3)
+    assert "\n" not in str(e.value)

@@ -402,3 +402,28 @@ def test_fit_trains_on_files(augment, own):
         assert len(run.metrics) == 2
         return torch.cat([p.flatten() for p in model.parameters()])
     assert torch.equal(weights_of(0), weights_of(2))
+
+
+def test_a_class_name_counts_however_its_accent_is_written(own):
+    (own / "cat").rename(own / "A\u0308pfel")  # as a Mac writes it
+    pre = data.Preprocessing(size=16)
+    files, about = folders.measured_folder(own, "val", ("dog", "\u00c4pfel"), pre, 0)
+    assert len(files) == 24 and about["left_out"] == {"cow": 12} and not about["absent"]
+
+
+@pytest.mark.parametrize("system, hint", [("linux", False), ("darwin", True)])
+def test_where_workers_need_a_main_guard_a_dead_one_is_told_of_it(system, hint, own, monkeypatch):
+    split = folders.StreamedFolder(own, size=16, workers=1).train
+    def dead(loader): raise RuntimeError("DataLoader worker (pid 1) exited unexpectedly")
+    monkeypatch.setattr(folders, "_iterate", dead)
+    monkeypatch.setattr(folders.sys, "platform", system)
+    with pytest.raises(ChildProcessError, match="Try fewer workers") as e: everything(split)
+    assert ('if __name__ == "__main__":' in str(e.value)) == hint
+
+
+@pytest.mark.parametrize("cores, workers", [(12, 4), (2, 2), (None, 1)])
+def test_workers_that_are_programs_of_their_own_are_few(cores, workers, monkeypatch):
+    assert folders.default_workers() == len(os.sched_getaffinity(0))
+    monkeypatch.setattr(folders.sys, "platform", "darwin")
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    assert folders.default_workers() == workers

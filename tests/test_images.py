@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -394,3 +395,11 @@ def test_what_is_held_out_can_be_found_again():
 @pytest.mark.parametrize("names", [("star", "star"), ("disc", "half-disc", "disc")])
 def test_a_class_is_named_once(names):
     with pytest.raises(ValueError, match="names a class twice"): Shapes(100, 10).select(names)
+
+
+@pytest.mark.parametrize("device, waits", [("cuda", False), ("cuda:1", False), ("mps", True),
+                                           ("cpu", True)])
+def test_only_cuda_copies_while_the_cpu_goes_on(device, waits):
+    "A copy to Apple's GPU that nobody waits for may read memory that is in other use by then."
+    asked = SimpleNamespace(to=lambda device, non_blocking: (device, non_blocking))
+    assert images.send(asked, device) == (device, not waits)

@@ -217,3 +217,9 @@ def test_another_programs_recipe(tmp_path):
 
 def test_no_pictures():
     assert models.classify(network(), [], PRE, CLASSES) == []
+
+
+def test_as_many_names_as_logits():
+    picture = Image.new("RGB", (40, 40))
+    with pytest.raises(ValueError, match="2 class names for 3 logits"):
+        models.classify(network(), [picture], Preprocessing(size=32), ("a", "b"))

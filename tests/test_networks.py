@@ -1,6 +1,7 @@
 """Our networks against the established ones: same weights, same logits, same gradients."""
 import pickle
 from dataclasses import replace
+from functools import partial
 
 import onnxruntime
 import pytest
@@ -517,3 +518,23 @@ def test_a_cost_that_is_not_the_papers_is_refused(change, said, monkeypatch):
     step = walk.step
     monkeypatch.setattr(walk, "step", lambda *args: replace(step(*args), **change))
     with pytest.raises(ValueError, match=said): walk.check_cost("patchify")
+
+
+@pytest.mark.parametrize("make", [
+    convnext.convnext_atto, convnext.convnextv2_atto, convnext.convnext_isotropic_small,
+    resnet.resnet18, swin.Swin, partial(roadmap.build, "base"), partial(roadmap.build, "sep_ds")])
+def test_without_classes_the_feature_vector_comes_out(make):
+    whole = make(num_classes=7).eval()
+    bare = make(num_classes=0).eval()
+    with pytest.warns(weights.Adapted, match="not used: 2 "): weights.load(bare, whole)
+    head = getattr(whole, "fc" if hasattr(whole, "fc") else "head")
+    x = images(64)
+    with torch.inference_mode(): assert torch.equal(head(bare(x)), whole(x))
+
+
+def test_maps_leave_no_parameter_without_a_gradient():
+    "DistributedDataParallel would wait for it."
+    net = convnext.convnext_atto(features=True)
+    sum(m.mean() for m in net(images(64))).backward()
+    assert all((p.grad is not None) == p.requires_grad for p in net.parameters())
+    assert sum(not p.requires_grad for p in net.parameters()) == 4  # of the norm and the head

@@ -151,3 +151,17 @@ def test_any_number_of_stages_has_groups(build, depths):
     assert {n.split(".")[0] for n, i in ids.items() if i == stages} == {"norm", "head"}
     assert all(group["params"] for group in optim.make_optimizer(
         net, Recipe(optimizer="muon", layer_decay=0.9)).param_groups)
+
+
+@pytest.mark.parametrize("ask", [
+    lambda net: optim.param_groups(net, 0.05, 0.8),
+    lambda net: optim.make_optimizer(net, Recipe(optimizer="muon"))])
+def test_a_network_whose_layers_are_not_known_is_refused(ask):
+    class Detector(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.backbone = convnext.convnext_atto()
+            self.boxes = nn.Linear(320, 4)
+    with pytest.raises(ValueError, match="Detector has no layers that `optim` knows.*inside it"):
+        ask(Detector())
+    assert len(optim.param_groups(Detector(), 0.05)) == 2

@@ -4,6 +4,8 @@ import os
 import resource
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from concurrent.futures import Future
 from functools import partial
@@ -304,3 +306,25 @@ def test_a_picture_moved_to_another_class_is_noticed(tmp_path):
     before = packing.packed_at(Archive(folder))
     (folder / "a/2.png").rename(folder / "b/2.png")  # same name, size, time and place in the list
     assert packing.packed_at(Archive(folder)) != before
+
+
+SCRIPT = """
+import multiprocessing, sys
+from convnext_nb import data
+sys.platform = "darwin"  # where workers are not forked, but run the script again
+multiprocessing.set_start_method("spawn", force=True)
+data.ImageFolder(sys.argv[1])
+"""
+
+
+def test_a_script_without_a_main_guard_does_not_wait_for_itself(tmp_path, home):
+    own = write_folder(tmp_path / "own", {f"{c}/{i}.png": picture(i, kind="PNG")
+                                          for i in range(2) for c in "ab"})
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    done = subprocess.run([sys.executable, script, own], capture_output=True, text=True,
+                          timeout=60)
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("ChildProcessError") and 'if __name__ == "__main__":' in last
+    script.write_text(SCRIPT.replace("data.Image", 'if __name__ == "__main__": data.Image'))
+    assert subprocess.run([sys.executable, script, own], timeout=60).returncode == 0

@@ -122,3 +122,13 @@ def test_bf16_where_the_device_multiplies_in_it(can, monkeypatch):
                 for d in ("cpu", "cuda", "mps")]
     assert found("auto") == [can, can, False]
     assert found("bf16") == [True] * 3 and found("fp32") == [False] * 3
+
+
+@pytest.mark.parametrize("can", [True, False])
+def test_a_plan_for_a_gpu_compiles_where_that_works(can, monkeypatch):
+    def check(device):
+        if not can: raise ValueError("torch.compile needs a C compiler")
+    monkeypatch.setattr("convnext_nb.device.check_compiler", check)
+    many = data.Shapes(8, 8)
+    many = replace(many, train=many.train.subset(torch.arange(20_000) % 8))
+    assert plan(many, "cuda")[0] == replace(preset("tiny_fast"), compile=can)

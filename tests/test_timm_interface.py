@@ -1,11 +1,13 @@
 """What timm's scripts, and the libraries on top of timm, call: ours beside timm's own ConvNeXt."""
+import re
+
 import pytest
 import timm
 import torch
 from oracles import gap, images
 from timm.optim import create_optimizer_v2, param_groups_layer_decay
 
-from convnext_nb import peers, timm_models, weights  # noqa: F401
+from convnext_nb import finetune, optim, peers, timm_models, weights  # noqa: F401
 
 OURS, THEIRS = "convnext_nb_atto", "convnext_atto"
 
@@ -224,3 +226,15 @@ def test_directory_of_a_network(tmp_path, two, pretrained):
     assert net.num_classes == 5
     with torch.no_grad():
         assert torch.equal(net(images(64)), two[0](images(64))) == pretrained
+
+
+def test_a_backbone_takes_weights_layer_decay_and_frozen_stages():
+    eye = timm.create_model(OURS, features_only=True)
+    whole = weights.randomize(timm.create_model(OURS))
+    with pytest.warns(weights.Adapted, match="head.bias"): weights.load(eye, whole)
+    assert torch.equal(eye.model.stages[2][3].pwconv1.weight, whole.stages[2][3].pwconv1.weight)
+    scales = {g["lr_scale"] for g in optim.param_groups(eye, 0.05, 0.5)}
+    assert min(scales) <= 0.5 ** 5
+    finetune.freeze(eye, 1)
+    learns = {name for name, p in eye.named_parameters() if p.requires_grad}
+    assert learns and all(re.match(r"model\.(downsample_layers|stages)\.[123]", n) for n in learns)

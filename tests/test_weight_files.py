@@ -390,3 +390,9 @@ def test_others_may_read_what_the_umask_lets_them(mask, mode, tmp_path):
     try: path = weights.save(tiny(), tmp_path / "net")
     finally: os.umask(before)
     assert path.stat().st_mode & 0o777 == mode
+
+
+@pytest.mark.parametrize("name", ["atto.pth", "convnext_tiny.fb_in1k", "run/best.ckpt"])
+def test_a_file_that_is_not_there_shows_what_a_hubs_name_looks_like(name, atto):
+    with pytest.raises(FileNotFoundError, match=f"no file {name}; .*timm/convnext_tiny.fb_in1k"):
+        weights.load(atto, name)
