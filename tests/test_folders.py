@@ -414,7 +414,9 @@ def test_a_class_name_counts_however_its_accent_is_written(own):
 @pytest.mark.parametrize("system, hint", [("linux", False), ("darwin", True)])
 def test_where_workers_need_a_main_guard_a_dead_one_is_told_of_it(system, hint, own, monkeypatch):
     split = folders.StreamedFolder(own, size=16, workers=1).train
-    def dead(loader): raise RuntimeError("DataLoader worker (pid 1) exited unexpectedly")
+    def dead(loader):
+        yield next(iter(loader))
+        raise RuntimeError("DataLoader worker (pid 1) exited unexpectedly")
     monkeypatch.setattr(folders, "_iterate", dead)
     monkeypatch.setattr(folders.sys, "platform", system)
     with pytest.raises(ChildProcessError, match="Try fewer workers") as e: everything(split)

@@ -461,5 +461,5 @@ def test_a_step_that_processes_cannot_share_equally_is_refused(tmp_path, monkeyp
 def test_a_step_that_does_not_fit_on_the_gpu_says_what_to_change(tmp_path, monkeypatch):
     def full(*args): raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
     monkeypatch.setattr(train, "train_step", full)
-    with pytest.raises(torch.OutOfMemoryError, match=r"too small for 32 .* set micro_batch=8 in"):
-        fit(replace(RECIPE, micro_batch=None, batch_size=32), tmp_path / "run")
+    with pytest.raises(torch.OutOfMemoryError, match=r"too small for 16 .* set micro_batch=4 in"):
+        fit(tmp_path / "run", replace(RECIPE, micro_batch=None, batch_size=16))
