@@ -260,10 +260,10 @@ def apply(
         some = px[slices[name]]
         if len(some): some.copy_(change(some, argument[slices[name]]))
     warped = slice(slices["rotate"].start, slices["translate_y"].stop)
-    matrix = send(_matrices(op[warped], value[warped], *x.shape[2:]))
-    fill = send(torch.tensor(fill, dtype=torch.float32))
+    matrix = send(_matrices(op[warped], value[warped], *x.shape[2:]), x.device)
+    fill = send(torch.tensor(fill, dtype=torch.float32), x.device)
     _apply_warps(px, slices, matrix, fill, cubic)
-    return px.index_select(0, send(order.argsort())).permute(0, 3, 1, 2)
+    return px.index_select(0, send(order.argsort(), x.device)).permute(0, 3, 1, 2)
 
 # %% ../nbs/230_augment.ipynb #ee801d88
 _BLENDS = ("brightness", "contrast", "color", "sharpness")

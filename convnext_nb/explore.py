@@ -27,7 +27,7 @@ from PIL import Image
 def in_words(
     figure: plt.Figure,
 ) -> str:
-    "What a figure shows, in words: its titles, axes and legend. For readers who cannot see it."
+    "What a figure shows, for readers who cannot see it: titles, axes, legend, or all its words."
     titles = [figure.get_suptitle(), *(_described(ax) for ax in figure.axes)]
     said = list(dict.fromkeys(filter(None, titles)))
     more = [f"and {len(said) - 8} more"] if len(said) > 8 else []
@@ -38,7 +38,8 @@ def _described(ax):
     axes = " over ".join(filter(None, [ax.get_ylabel(), ax.get_xlabel()]))
     legend = ax.get_legend()
     series = [text.get_text() for text in legend.get_texts()] if legend else []
-    return ", ".join(filter(None, [ax.get_title(), axes, *series]))
+    said = ", ".join(filter(None, [ax.get_title(), axes, *series]))
+    return said or ", ".join(text.get_text() for text in ax.texts[:20])  # a diagram: its boxes
 
 # %% ../nbs/610_explore.ipynb #c1dfd96f
 def to_html(

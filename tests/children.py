@@ -13,12 +13,13 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 FORK = multiprocessing.get_context("fork")
+PATIENCE = 300  # seconds until something hangs, also on a machine that is busy
 
 
 def python(code: str, **env: str) -> str:
     "What the code prints in a Python of its own; it must not fail."
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=os.environ | env,
-                          capture_output=True, text=True)
+                          capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -38,7 +39,7 @@ def in_child(function, *args):
     return process, here
 
 
-def answer(process, pipe, seconds=30):
+def answer(process, pipe, seconds=PATIENCE):
     "What the child returned or raised; it must not hang."
     if not pipe.poll(seconds):
         process.kill()
@@ -60,7 +61,7 @@ def command(name, *words):
             runpy.run_path(sys.argv[0], run_name="__main__")
         process = FORK.Process(target=work)
         process.start()
-        process.join(120)
+        process.join(PATIENCE)
         if process.is_alive():
             process.kill()
             pytest.fail(f"{name} hangs")

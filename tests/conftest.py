@@ -3,6 +3,7 @@ import os
 import signal
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported; child processes take it over
+os.environ["no_proxy"] = "127.0.0.1"  # servers of the tests; a proxy does not reach them
 
 import pytest
 from browsers import browser  # noqa: F401  (a fixture)

@@ -16,7 +16,7 @@ from archives import (
     write_folder,
     write_zip,
 )
-from children import answer, in_child
+from children import PATIENCE, answer, in_child
 
 from convnext_nb import archive, data
 
@@ -194,12 +194,17 @@ def test_where_packed_data_are_kept(tmp_path, home, monkeypatch):
 
 
 def test_who_waits_for_another_program_says_so(tmp_path, capsys):
+    def wait():
+        with archive.one_at_a_time(tmp_path): pass
+    said, end = "", time.monotonic() + PATIENCE
     with archive.one_at_a_time(tmp_path):
-        waiting = threading.Thread(target=lambda: archive.one_at_a_time(tmp_path).__enter__())
+        waiting = threading.Thread(target=wait, daemon=True)
         waiting.start()
-        while "waiting for another program" not in capsys.readouterr().err: time.sleep(0.01)
+        while not said and time.monotonic() < end:
+            said += capsys.readouterr().err
+            time.sleep(0.01)
+        assert f"waiting for another program that works in {tmp_path}" in said
         assert waiting.is_alive()
-    waiting.join(10)
-    assert not waiting.is_alive()
+    waiting.join(PATIENCE)
     with archive.one_at_a_time(tmp_path / "else"): pass
-    assert not capsys.readouterr().err
+    assert not waiting.is_alive() and not capsys.readouterr().err

@@ -158,9 +158,9 @@ def test_many_classes_are_looked_through_once(capsys):
     names = [f"n{i:08d}" for i in range(8000)]
     archive = SimpleNamespace(path="many", folders=[*names, *(f"{n}/{c}" for n in names[:-1]
                                                               for c in "xy")], names=[])
-    start = time.perf_counter()
+    start = time.process_time()
     data._say_if_splits(archive, names)
-    assert time.perf_counter() - start < 2 and not capsys.readouterr().err
+    assert time.process_time() - start < 2 and not capsys.readouterr().err
     archive.folders += [f"{names[-1]}/x", f"{names[-1]}/y"]
     data._say_if_splits(archive, names)
     assert "though each holds x, y;" in capsys.readouterr().err

@@ -273,8 +273,9 @@ def test_memory_is_kept_where_that_is_known(monkeypatch):
 @pytest.mark.skipif(device.platform.libc_ver()[0] != "glibc", reason="needs glibc")
 def test_kept_memory_needs_no_new_pages():
     code = """
-import resource, torch
+import os, resource, torch
 from convnext_nb import device
+for name in [name for name in os.environ if name.startswith("MALLOC_")]: del os.environ[name]
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(5): torch.ones(2**24)

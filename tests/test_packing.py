@@ -22,7 +22,7 @@ from archives import (
     write_folder,
     write_zip,
 )
-from children import answer, in_child
+from children import PATIENCE, answer, in_child
 from PIL import Image
 
 from convnext_nb import data, packing
@@ -87,34 +87,45 @@ def test_a_file_where_the_folder_should_be(below, tmp_path, home, monkeypatch):
 
 # killed, and several at once
 
-def slowly(image, preprocessing):
-    time.sleep(0.3)  # what is to happen while they pack must not come too late
+def slowly(image, preprocessing, gate):
+    "Waits until there is a file `go` in the folder `gate`; another file tells who waits."
+    (gate / f"waits-{os.getpid()}").touch()
+    end = time.monotonic() + PATIENCE
+    while not (gate / "go").exists() and time.monotonic() < end: time.sleep(0.01)
     return image.convert("RGB")
 
 
-def open_slowly(path):
-    data.resize_and_crop, packing._cores = slowly, lambda: 2  # in this child process only
+def open_slowly(path, gate):
+    slow = partial(slowly, gate=gate)
+    data.resize_and_crop, packing._cores = slow, lambda: 2  # in this child process only
     return open_toy(path).train.images.sum().item()
 
 
-def packing_process(path, home):
-    "A child that packs `path`, as it packs; and the pipe of its answer."
-    process, pipe = in_child(open_slowly, path)
-    end = time.monotonic() + 20
-    while not list(home.glob(".packing-*/train.u8")):
+def packing_process(path, gate):
+    "A child that packs `path`, both workers of which wait; and the pipe of its answer."
+    gate.mkdir()
+    child = in_child(open_slowly, path, gate)
+    wait_at(gate)
+    return child
+
+
+def wait_at(gate):
+    "Until both workers are there."
+    end = time.monotonic() + PATIENCE
+    while len(list(gate.glob("waits-*"))) < 2:
         assert time.monotonic() < end
         time.sleep(0.01)
-    time.sleep(0.5)  # the workers have started, and wait in `slowly`
-    return process, pipe
 
 
 def test_a_killed_process_does_not_block_the_next(tmp_path, home):
     path = write_zip(tmp_path / "toy.zip", toy_files())
-    process, pipe = packing_process(path, home)
+    process, pipe = packing_process(path, tmp_path / "gate")
     os.kill(process.pid, signal.SIGKILL)
     process.join()
+    (tmp_path / "gate/go").touch()
     (left,) = home.glob(".packing-*")  # it had no chance to tidy up
-    assert isinstance(answer(*in_child(open_slowly, path)), int)  # its workers hold no lock
+    again = in_child(open_slowly, path, tmp_path / "gate")
+    assert isinstance(answer(*again), int)  # the killed one's workers hold no lock
     assert leftovers(home) == [packing.packed_at(Archive(path), SMALL).name]
     assert_whole(open_toy(path))
 
@@ -126,9 +137,11 @@ def workers_of(process):
 
 def test_ctrl_c_leaves_nothing(tmp_path, home):
     path = write_zip(tmp_path / "toy.zip", toy_files())
-    process, pipe = packing_process(path, home)
+    process, pipe = packing_process(path, tmp_path / "gate")
     for pid in (*workers_of(process), process.pid):  # a terminal tells all of them
         os.kill(pid, signal.SIGINT)
+    time.sleep(0.2)  # it is heard before they go on
+    (tmp_path / "gate/go").touch()
     assert isinstance(answer(process, pipe), KeyboardInterrupt)
     assert leftovers(home) == []
     assert_whole(open_toy(path))
@@ -136,18 +149,20 @@ def test_ctrl_c_leaves_nothing(tmp_path, home):
 
 def test_ctrl_c_is_for_the_parent_to_hear(tmp_path, home):
     path = write_zip(tmp_path / "toy.zip", toy_files())
-    process, pipe = packing_process(path, home)
+    process, pipe = packing_process(path, tmp_path / "gate")
     workers = workers_of(process)
     assert len(workers) == 2
     for pid in workers: os.kill(pid, signal.SIGINT)
+    (tmp_path / "gate/go").touch()
     assert isinstance(answer(process, pipe), int)  # it was packed, as if nothing had happened
     assert_whole(open_toy(path))
 
 
 def test_a_killed_worker_is_explained(tmp_path, home):
     path = write_zip(tmp_path / "toy.zip", toy_files())
-    process, pipe = packing_process(path, home)
+    process, pipe = packing_process(path, tmp_path / "gate")
     os.kill(workers_of(process)[0], signal.SIGKILL)
+    (tmp_path / "gate/go").touch()
     error = answer(process, pipe)
     assert isinstance(error, ChildProcessError) and "a process that packs pictures" in str(error)
     assert leftovers(home) == []
@@ -230,7 +245,11 @@ def test_where_workers_need_a_main_guard_a_dead_one_is_told_of_it(system, told, 
 
 def test_two_processes_give_one_folder(tmp_path, home):
     path = write_zip(tmp_path / "toy.zip", toy_files())
-    both = [in_child(open_slowly, path) for _ in range(2)]
+    gate = tmp_path / "gate"
+    gate.mkdir()
+    both = [in_child(open_slowly, path, gate) for _ in range(2)]
+    wait_at(gate)
+    (gate / "go").touch()
     first, second = [answer(*one) for one in both]
     assert first == second == open_toy(path).train.images.sum().item()
     assert leftovers(home) == [packing.packed_at(Archive(path), SMALL).name]
@@ -323,8 +342,8 @@ def test_a_script_without_a_main_guard_does_not_wait_for_itself(tmp_path, home):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     done = subprocess.run([sys.executable, script, own], capture_output=True, text=True,
-                          timeout=60)
+                          timeout=PATIENCE)
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("ChildProcessError") and 'if __name__ == "__main__":' in last
     script.write_text(SCRIPT.replace("data.Image", 'if __name__ == "__main__": data.Image'))
-    assert subprocess.run([sys.executable, script, own], timeout=60).returncode == 0
+    assert subprocess.run([sys.executable, script, own], timeout=PATIENCE).returncode == 0

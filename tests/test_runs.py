@@ -1,4 +1,5 @@
 """Run folders: disks at fault, and who reads along."""
+import os
 import resource
 import subprocess
 import sys
@@ -144,7 +145,9 @@ def test_tensorboard_reads_what_is_measured(tmp_path, monkeypatch):
 
 
 def test_the_commit_is_this_projects_and_not_the_users(tmp_path, monkeypatch):
-    def git(*words): subprocess.run(["git", *words], cwd=tmp_path, check=True, capture_output=True)
+    own = os.environ | {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}  # no hooks
+    def git(*words):
+        subprocess.run(["git", *words], cwd=tmp_path, check=True, capture_output=True, env=own)
     for folder in (".venv/convnext_nb", "convnext_nb"):
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / "runs.py").write_text("")

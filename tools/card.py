@@ -3,10 +3,13 @@ site. `python tools/card.py FILE` draws it alone."""
 import sys
 from pathlib import Path
 
+from bs4 import BeautifulSoup
 from matplotlib.figure import Figure
+from PIL import Image, ImageDraw
 
 from convnext_nb import draw
 
+STATIC = Path(__file__).resolve().parent / "sphinx" / "static"
 SIDES = (("base", "ResNet-50"), ("sep_ds", "ConvNeXt-T"))
 STAGE = 3
 DARK = ("across", "act", "scale")  # boxes that need white words
@@ -37,6 +40,19 @@ def social_card(path: Path) -> None:
     figure.text(0.5, 0.9, "From ResNet to ConvNeXt, one change at a time", fontsize=27,
                 ha="center", color="#0a5a9c", weight="bold")
     figure.savefig(path, metadata={"Software": None})
+
+
+def touch_icon(path: Path) -> None:
+    "Write the favicon for phones, 180 x 180 pixels."
+    page = BeautifulSoup((STATIC / "favicon.svg").read_text(encoding="utf-8"), "html.parser")
+    scale = 720 / 32  # four times too large, for smooth edges
+    icon = Image.new("RGB", (720, 720), page.rect["fill"])
+    pen = ImageDraw.Draw(icon)
+    for rect in page.g("rect"):
+        x, y, width, height, radius = (scale * float(rect[name])
+                                       for name in ("x", "y", "width", "height", "rx"))
+        pen.rounded_rectangle((x, y, x + width, y + height), radius, page.g["fill"])
+    icon.resize((180, 180), Image.Resampling.LANCZOS).quantize(64).save(path)
 
 
 if __name__ == "__main__":

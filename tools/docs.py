@@ -18,7 +18,7 @@ import live
 import nbformat
 import yaml
 from bs4 import BeautifulSoup
-from card import social_card
+from card import social_card, touch_icon
 from nbdev.config import get_config
 from nbdev.serve import proc_nbs
 from nbformat.v4 import new_markdown_cell
@@ -124,11 +124,14 @@ def seen_in(source: str) -> str:
     return ", ".join(words)
 
 
+WORDLESS = "a drawing without words"  # of `explore.in_words`
+
+
 def alt_text(cell, heading: str) -> str:
     "The alternative text of a cell's figure: its own (`#| fig-alt:`, or what `in_words` said)."
     for output in cell.outputs:
         said = output.get("data", {}).get("text/plain", "")
-        if said and not said.startswith(("<", "[", "(", "{")): return said
+        if said and not said.startswith(("<", "[", "(", "{", WORDLESS)): return said
     seen = seen_in(cell.source)
     return f"Figure on {heading}: {seen}" if seen else f"Figure on {heading}"
 
@@ -156,9 +159,11 @@ def code_cell(cell, name: str, meant: dict[str, str], heading="", after_exercise
             raise SystemExit(f"{name} holds an error: {output.ename}: {output.evalue}")
         elif "text/markdown" in data:
             data["text/markdown"] = markdown(data["text/markdown"], meant)
-        elif 'alt="figure"' in data.get("text/html", ""):  # kept from before `in_words`
+        else:  # what `in_words` could not say, or was made before it
             alt = html.escape(cell.metadata.mystnb["image"]["alt"])
-            data["text/html"] = data["text/html"].replace('alt="figure"', f'alt="{alt}"')
+            page = data.get("text/html", "")
+            for bad in ("figure", WORDLESS): page = page.replace(f'alt="{bad}"', f'alt="{alt}"')
+            if page: data["text/html"] = page
 
 
 def chapter_links(name: str) -> str:
@@ -423,6 +428,33 @@ def front() -> str:
     return f"```{{raw}} html\n{moving}\n{nav}\n```"
 
 
+ICON = '<link rel="apple-touch-icon" href="_static/icon.png">'
+LOST = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>No such page</title>
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="description" content="This page is not in the book.">
+<style>body {{ font: 1.1rem/1.5 system-ui, sans-serif; margin: 12vh auto; padding: 0 1rem;
+max-width: 30rem }} :root {{ color-scheme: light dark }}</style></head>
+<body><main><h1>No such page</h1><p>The book has no page at this address; it may have been renamed.
+<a href="{0}index.html">All chapters</a>, or <a href="{0}search.html">search</a>.</p></main></body>
+</html>
+"""
+
+
+def address() -> str:
+    "Where the site is published, with a slash at the end."
+    cfg = get_config()
+    return f"{cfg.doc_host}{cfg.doc_baseurl}/"
+
+
+def sitemap(site: Path) -> str:
+    "The addresses of all pages, for search engines."
+    pages = sorted(path.name for path in site.glob("*.html") if path.name != "search.html")
+    places = "".join(f"<url><loc>{address()}{name}</loc></url>\n" for name in pages)
+    return ('<?xml version="1.0" encoding="UTF-8"?>\n<urlset '
+            f'xmlns="http://www.sitemaps.org/schemas/sitemap/0.9">\n{places}</urlset>\n')
+
+
 def main() -> int:
     print("== Processing the notebooks (nbdev)", flush=True)
     process()
@@ -448,10 +480,14 @@ def main() -> int:
         text = lighter(align_numbers(path.read_text(encoding="utf-8")))
         text = without_plain_tokens(text)
         text = text.replace('role="heading">', 'role="heading" aria-level="2">')  # the parts
+        text = text.replace("</head>", f"{ICON}</head>", 1)
         path.write_text(text, encoding="utf-8")
     lighter_files(site)
     live.build(site)
     social_card(site / "_static" / "card.png")
+    touch_icon(site / "_static" / "icon.png")
+    (site / "sitemap.xml").write_text(sitemap(site), encoding="utf-8")
+    (site / "404.html").write_text(LOST.format(address()), encoding="utf-8")
     broken = [] if code else broken_links(site) + wrong_names(site)
     for line in broken:
         print(f"broken link: {line}")

@@ -6,7 +6,10 @@ import io
 import json
 import re
 import sys
+import zlib
+from configparser import ConfigParser
 from pathlib import Path
+from urllib.parse import quote
 
 import torch
 from PIL import Image
@@ -161,16 +164,33 @@ def fill(template: str, **values: str) -> str:
     return re.sub(r"\{\{(\w+)\}\}", lambda m: values[m[1]], template)
 
 
-def page(net, preprocessing, classes, path: Path) -> str:
-    "The text of live.html."
+def versioned(file: Path) -> str:
+    "A file's address; it changes with the file, so that no browser mixes two versions of the page."
+    return f"live/{file.name}?v={zlib.crc32(file.read_bytes()):08x}"
+
+
+def script(file: Path) -> str:
+    "The tag of a script; the weights, which are large, let all others go first."
+    last = ' fetchpriority="low"' if file.name == SCRIPTS[-1] else ""
+    return f'<script src="{versioned(file)}"{last}></script>'
+
+
+def page(net, preprocessing, classes, path: Path, folder: Path) -> str:
+    "The text of live.html; the files that it names lie in `folder`."
     about = metadata(path)
     pictures = examples()
     known = plain_names(classes)
     with torch.no_grad(): strip = still(net, pictures[0][3], preprocessing)
     (guess, chance), = models.classify(net, [pictures[0][3]], preprocessing, classes, top=1)[0]
+    ini = ConfigParser(delimiters="=")
+    ini.read(ROOT / "settings.ini", encoding="utf-8")
+    cfg = ini["DEFAULT"]
+    icon = (ROOT / "tools" / "sphinx" / "static" / "favicon.svg").read_text(encoding="utf-8")
     sources = "; ".join(source for *_, source in pictures if source)
     return fill(
         (SOURCE / "index.html").read_text(encoding="utf-8"),
+        site=f"{cfg['doc_host']}{cfg['doc_baseurl']}/", site_name=cfg["title"],
+        icon=f"data:image/svg+xml,{quote(icon.strip())}", style=versioned(folder / "live.css"),
         millions=f"{sum(p.numel() for p in net.parameters()) / 1e6:.1f}",
         megabytes=f"{path.stat().st_size * 4 / 3 / 1e6:.0f}",
         shows=pictures[0][0], guess=html.escape(f"{guess.partition(' ')[2]} ({chance:.0%})"),
@@ -183,7 +203,7 @@ def page(net, preprocessing, classes, path: Path) -> str:
         terms=html.escape(about.get("terms", "")) + ".",
         credits=f"Photographs, cropped, from scikit-image's data: {sources}. "
                 "The figures are drawn by this project.",
-        scripts="\n".join(f'<script src="live/{name}"></script>' for name in SCRIPTS))
+        scripts="\n".join(script(folder / name) for name in SCRIPTS))
 
 
 def build(site: Path) -> None:
@@ -206,7 +226,8 @@ def build(site: Path) -> None:
         f"const ROAD = {json.dumps(road(), ensure_ascii=False)};\n", encoding="utf-8")
     weights = base64.b64encode(path.read_bytes()).decode()
     (folder / "weights.js").write_text(f'weightsArrived("{weights}");\n', encoding="utf-8")
-    (site / "live.html").write_text(page(net, preprocessing, classes, path), encoding="utf-8")
+    text = page(net, preprocessing, classes, path, folder)
+    (site / "live.html").write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -187,7 +187,7 @@ function drawVector(id, values, name, words, options = {}) {
   $(id).bars = values;
   $(id).dataset.words = $(`${id}-words`).textContent = words;
   $(id).setAttribute("aria-label",
-    `${name}: ${values.length} bars, up to ${number(largest(values))}`);
+    `${name}: ${values.length} bars, up to ${number(largest(values))}. Arrow keys tell each.`);
 }
 
 function drawNorm({trace, c, pixel, channel}) {

@@ -38,11 +38,13 @@ function tap(event) {
 for (const id of ["picture", "seen"]) {
   const canvas = $(id), isFree = () => state.seen && !sweeping;
   const isMouse = event => event.pointerType === "mouse";
+  let byMouse = false;  // a click does not tell in every browser what it was made with
+  canvas.onpointerdown = event => { byMouse = isMouse(event); };
   canvas.onpointermove = event => {
     if (isFree() && isMouse(event) && hasMoved(event)) hideAround(middleOf(event));
   };
   canvas.onpointerleave = event => { if (isMouse(event)) uncover(); };
-  canvas.onclick = event => { if (isFree() && !isMouse(event)) tap(event); };
+  canvas.onclick = event => { if (isFree() && !byMouse) tap(event); };
 }
 
 $("picture").onkeydown = event => {

@@ -27,6 +27,7 @@ document.ondrop = event => {
   event.preventDefault();
   const file = [...event.dataTransfer.files].find(one => one.type.startsWith("image/"));
   if (file) fromBlob(file);
+  else complain("What was dropped is no picture.");
 };
 
 document.onpaste = event => {
@@ -44,7 +45,9 @@ function openDialog(title, shown, action) {
 }
 
 $("take").onclick = async () => {
-  const bitmap = await use();
+  let bitmap;
+  try { bitmap = await use(); }
+  catch (error) { complain(`There is no picture yet: ${error.message}`); }
   $("dialog").close();
   if (bitmap) await show(bitmap);
 };

@@ -26,11 +26,12 @@ const worker = new Worker(URL.createObjectURL(new Blob([LIVE.worker], {type: "te
 const waiting = new Map();
 let lastId = 0;
 
-function ask(task, message = {}) {
+// What is in `given` moves to the worker in place of being copied.
+function ask(task, message = {}, given = []) {
   const id = ++lastId;
   return new Promise((resolve, reject) => {
     waiting.set(id, {resolve, reject});
-    worker.postMessage({id, task, ...message});
+    worker.postMessage({id, task, ...message}, given);
   });
 }
 
@@ -42,7 +43,17 @@ worker.onmessage = ({data}) => {
   else resolve(data);
 };
 
-worker.onerror = event => { $("ms").textContent = `The network stopped: ${event.message}`; };
+worker.onerror = event => {
+  for (const {reject} of waiting.values()) reject(Error(event.message));
+  waiting.clear();
+  broken(`The network stopped: ${event.message}`);
+};
+
+// The network works no more: to be read, and heard.
+function broken(words) {
+  $("ms").textContent = words;
+  complain(words);
+}
 
 // Called by the script with the weights, which is the last and largest to arrive.
 async function weightsArrived(weights) {
@@ -51,11 +62,17 @@ async function weightsArrived(weights) {
     state.filters = (await ask("load", {weights, config})).filters;
     document.documentElement.dataset.ready = "loaded";
     if (state.bitmap) await show(state.bitmap, state.truth);  // else it is shown when it comes
-  } catch (error) { $("ms").textContent = `The network did not start: ${error.message}`; }
+  } catch (error) { broken(`The network did not start: ${error.message}`); }
 }
 
 // A new picture: look at it, run, draw everything.
 async function show(bitmap, truth = {}) {
+  try { await lookAt(bitmap, truth); }
+  catch (error) { complain(`This picture cannot be looked at: ${error.message}`); }
+}
+
+async function lookAt(bitmap, truth) {
+  if (state.bitmap !== bitmap) state.bitmap?.close();  // a phone's memory is small
   Object.assign(state, {bitmap, truth});
   clearHeat();
   state.patch = null;
@@ -69,9 +86,12 @@ async function show(bitmap, truth = {}) {
   const pen = canvas.getContext("2d", {willReadFrequently: true});
   pen.fillStyle = "#fff";  // behind what is transparent
   pen.fillRect(0, 0, canvas.width, canvas.height);
+  if (pen.getImageData(0, 0, 1, 1).data.some(v => v !== 255))
+    throw Error("this browser changes the pixels that a page reads (against tracking)");
   pen.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
   const {data} = pen.getImageData(0, 0, canvas.width, canvas.height);
-  const {seen} = await ask("see", {rgba: data, width: canvas.width, height: canvas.height});
+  const {seen} = await ask("see", {rgba: data, width: canvas.width, height: canvas.height},
+                           [data.buffer]);
   if (state.bitmap !== bitmap) return;  // a newer picture has come
   state.seen = seen;
   const {probabilities} = await ask("probe", {seen, off: {}});
@@ -107,7 +127,7 @@ async function run() {
       await pass();
     } while (again);
   } catch (error) {
-    $("ms").textContent = `The network stopped: ${error.message}`;
+    broken(`The network stopped: ${error.message}`);
     return;
   } finally { running = false; }
   document.documentElement.dataset.ready = "ran";

@@ -14,7 +14,7 @@ function mapFigure(id, words) {
 
 // Bars, and a line below them that tells the value under the pointer.
 function barFigure(id, words) {
-  return `<canvas id="${id}" class="bars" role="img" aria-label="Bars: ${words}"></canvas>
+  return `<canvas id="${id}" class="bars" role="application" aria-label="Bars: ${words}"></canvas>
     <p class="hint" id="${id}-words">${words}</p>`;
 }
 

@@ -11,7 +11,7 @@ function multiplyAdds({size, dims, depths, stem, classes, kernel}) {
     const each = side ** 2 * (kernel ** 2 * c + 2 * c * 4 * c);  // depthwise, and two linears
     parts.push({name: `stage ${s + 1}`, count: down + depths[s] * each, each, side});
   });
-  parts.push({name: "head", count: dims.at(-1) * classes.length});
+  parts.push({name: "head", count: dims[dims.length - 1] * classes.length});
   return parts;
 }
 
@@ -95,7 +95,7 @@ function makeWay() {
     cards.push(card);
   });
   const all = parts.reduce((sum, part) => sum + part.count, 0);
-  cards.push(makeCard("Head", `${dims.at(-1)} → ${config.classes.length}`,
+  cards.push(makeCard("Head", `${dims[dims.length - 1]} → ${config.classes.length}`,
     "The mean of every channel, a layer norm, and a score for each class. "
     + `${millions(all)} multiply-adds in all.`));
   $("way").replaceChildren(...cards);
@@ -126,7 +126,7 @@ function drawWay() {
     canvas.setAttribute("aria-label", `After ${at ? `stage ${at}` : "the stem"}: nine strong `
       + `channels, ${shownChannels[at].join(", ")}, ${stages[s].side} x ${stages[s].side} each`);
   });
-  const head = cards.at(-1).querySelector("canvas");
+  const head = cards[cards.length - 1].querySelector("canvas");
   drawBars(head, pooled, {height: 240, axis: 0});
   head.setAttribute("aria-label", `The means of the ${pooled.length} channels, as bars`);
   for (const chip of document.querySelectorAll(".chip")) {

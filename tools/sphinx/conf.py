@@ -61,6 +61,9 @@ ogp_image_alt = "A ConvNeXt block beside a ResNet block"
 ogp_use_first_image = False
 ogp_social_cards = {"enable": False}  # one card for all pages
 ogp_enable_meta_description = True
+ogp_custom_meta_tags = ['<meta name="twitter:card" content="summary_large_image">',
+                        '<meta property="og:image:width" content="1200">',
+                        '<meta property="og:image:height" content="630">']
 
 copybutton_selector = "div.cell_input div.highlight pre, section > div[class*=highlight-] pre"
 
