@@ -3,6 +3,7 @@ import base64
 import io
 import json
 import re
+import zlib
 
 import live
 import pytest
@@ -618,3 +619,50 @@ def test_the_page_needs_no_browser_to_be_written(site):
                         .rstrip(";\n"))["config"]
     assert config["dims"] and len(config["classes"]) == 200
     assert all(len(path.read_text().splitlines()) < 300 for path in live.SOURCE.glob("*.js"))
+
+
+def test_links_to_the_page_have_a_preview_and_no_browser_mixes_versions(site):
+    text = (site / "live.html").read_text(encoding="utf-8")
+    tags = dict(re.findall(r'<meta property="og:(\w+)" content="(.*?)">', text))
+    assert {"url", "title", "description", "image"} <= set(tags) and "{{" not in text
+    assert tags["url"].endswith("/live.html") and tags["image"].endswith("/_static/card.png")
+    named = re.findall(r'(?:src|href)="live/([\w.]+)\?v=(\w+)"', text)
+    assert {name for name, _ in named} == {*live.SCRIPTS, "live.css"}
+    for name, version in named:
+        assert version == f"{zlib.crc32((site / 'live' / name).read_bytes()):08x}"
+
+
+@pytest.mark.parametrize("fault, words", [
+    ("ask = async () => { throw Error('out of memory'); }", "cannot be looked at: out of memory"),
+    ("const get = CanvasRenderingContext2D.prototype.getImageData;"
+     "CanvasRenderingContext2D.prototype.getImageData = function (...where) {"
+     "  const found = get.apply(this, where); found.data[0] ^= 1; return found; }",
+     "this browser changes the pixels")])
+def test_a_picture_that_cannot_be_looked_at_is_said(fault, words, browser, site):
+    page = browser.new_page()
+    page.goto((site / "live.html").as_uri())
+    page.wait_for_selector("html[data-ready=ran]", timeout=TIMEOUT)
+    page.evaluate(f"{fault}; 0")
+    page.locator("#examples button").nth(1).click()
+    page.wait_for_function(f"$('complaint').textContent.includes({json.dumps(words)})")
+    page.close()
+
+
+def test_what_is_dropped_and_no_picture_is_said(browser, site):
+    page = browser.new_page()
+    page.goto((site / "live.html").as_uri())
+    page.evaluate("document.ondrop({preventDefault() {}, dataTransfer: {files: ["
+                  "new File(['words'], 'words.txt', {type: 'text/plain'})]}})")
+    assert page.inner_text("#complaint") == "What was dropped is no picture."
+    page.close()
+
+
+def test_a_worker_that_fails_leaves_nobody_waiting(browser, site):
+    page = browser.new_page()
+    page.goto((site / "live.html").as_uri())
+    page.wait_for_selector("html[data-ready=ran]", timeout=TIMEOUT)
+    page.evaluate("window.left = ask('no task').catch(error => { window.said = error.message; });"
+                  "worker.onerror({message: 'gone'}); 0")
+    page.wait_for_function("window.said !== undefined")
+    assert page.inner_text("#ms") == page.inner_text("#complaint") == "The network stopped: gone"
+    page.close()

@@ -237,3 +237,46 @@ def test_the_picture_beside_a_link_exists():
 def test_the_site_is_light():
     size = sum(path.stat().st_size for path in SITE.rglob("*") if path.is_file())
     assert size < 25e6, f"{size / 1e6:.1f} MB"
+
+
+def test_whoever_comes_to_a_drawer_by_key_sees_it(tab):
+    tab.set_viewport_size({"width": 700, "height": 800})
+    tab.goto((SITE / "cost.html").as_uri())
+    left = "document.querySelector('.sidebar-drawer').getBoundingClientRect().left"
+    assert tab.evaluate(left) < 0
+    tab.focus(".sidebar-search")
+    tab.wait_for_function(f"{left} === 0")
+    tab.evaluate("document.activeElement.blur()")
+    tab.wait_for_function(f"{left} < 0")
+
+
+def test_an_enlarged_figure_keeps_its_size_on_a_phone(tab):
+    tab.set_viewport_size({"width": 390, "height": 800})
+    tab.goto((SITE / "cost.html").as_uri())
+    tab.locator(".enlarge").first.click()
+    width = "document.querySelector('dialog[open] img')"
+    assert tab.evaluate(f"{width}.width === {width}.naturalWidth") and tab.evaluate(
+        f"{width}.width > innerWidth")
+    tab.keyboard.press("Escape")
+
+
+def test_without_scripts_a_flipbook_is_a_list(browser):
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto((SITE / "layers.html").as_uri())
+    pages = page.locator(".flipbook").first.locator(".page")
+    assert pages.count() > 1 and all(one.is_visible() for one in pages.all())
+    assert not page.locator(".flipbook .turn").first.is_visible()
+    context.close()
+
+
+def test_search_engines_and_lost_readers_find_the_pages():
+    listed = re.findall(r"/([\w.]+)</loc>", (SITE / "sitemap.xml").read_text(encoding="utf-8"))
+    assert listed == [name for name in PAGES if name not in ("search.html", "404.html")]
+    links = re.findall('href="(.*?)"', (SITE / "404.html").read_text(encoding="utf-8"))
+    assert len(links) == 2 and all(link.startswith("https://") and (
+        SITE / link.rpartition("/")[2]).is_file() for link in links)
+    for name in PAGES:
+        icon = "_static/icon.png" in (SITE / name).read_text(encoding="utf-8")
+        assert icon == (name != "404.html"), name
+    assert Image.open(SITE / "_static/icon.png").size == (180, 180)
