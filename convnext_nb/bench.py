@@ -328,6 +328,7 @@ def one_pass(
 # %% ../nbs/540_bench.ipynb #b0c11fde
 def serve(one: list, recipe: dict, batches: int, folder: str):
     "A contestant's process: for each line that comes in, one pass, and a line of what it took."
+    set_up(torch.device(best_device()))  # the same for all
     run = one_pass(Contestant(*one), train.Recipe.from_dict(recipe), batches, Path(folder))
     for _ in sys.stdin:
         faults = clock.page_faults()

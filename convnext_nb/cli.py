@@ -165,7 +165,8 @@ def find_device(word: str) -> str:
     "The device of that name; the best there is for no name. ValueError for one that does not work."
     best = train.best_device()
     if not word: return best
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1: return word  # each process takes a GPU of its own
+    if word == best and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        return word  # each process takes a GPU of its own, not all of them the first
     try: torch.zeros(1, device=word).item()
     except Exception as e:
         there = "cpu" if best == "cpu" else f"cpu, {best}"

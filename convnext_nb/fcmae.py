@@ -76,7 +76,7 @@ class FCMAE(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.patch = encoder.total_stride
-        self.proj = nn.Conv2d(encoder.head.in_features, decoder_dim, 1)
+        self.proj = nn.Conv2d(encoder.norm.normalized_shape[0], decoder_dim, 1)
         self.mask_token = nn.Parameter(0.02 * torch.randn(1, decoder_dim, 1, 1))
         self.decoder = Block(decoder_dim, layer_scale=None, grn=True)
         self.pred = nn.Conv2d(decoder_dim, encoder.in_chans * self.patch**2, 1)

@@ -26,8 +26,9 @@ def replace_head(
     head = last_layer(net)  # its name: fc in a ResNet, head elsewhere
     old = getattr(net, head, None)
     if not isinstance(old, nn.Linear):
-        raise ValueError(f"the head of {type(net).__name__} is no linear layer but a "
-                         f"{type(old).__name__}; in timm, call its reset_classifier")
+        raise ValueError(f"{type(net).__name__}'s head is no nn.Linear but {type(old).__name__}: "
+                         "in timm call reset_classifier, else assign nn.Linear(features, classes) "
+                         f"to model.{head}")
     new = nn.Identity()
     if num_classes:
         new = nn.Linear(old.in_features, num_classes, device=old.weight.device,
@@ -59,8 +60,8 @@ def stages(
         return [[stem], [first], *(list(pair) for pair in zip(rest[::2], rest[1::2]))]
     if hasattr(model, "blocks"):  # isotropic
         return [[model.stem], [model.blocks]]
-    raise ValueError(f"{type(model).__name__} has no stages that `finetune` knows: give the "
-                     "ConvNeXt, ResNet or Swin inside it")
+    raise ValueError(f"{type(model).__name__} has no stages that `finetune` knows: give a "
+                     "ConvNeXt, ResNet or Swin of this library")
 
 # %% ../nbs/410_finetune.ipynb #7103490f
 def _keep_mode(module, mode=True):

@@ -223,7 +223,7 @@ def stream(self: Files, chunks) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
 
 # %% ../nbs/420_folder.ipynb #bb2385f8
 def default_workers() -> int:
-    "A worker for each core, shared fairly by the processes of one launch; four but on Linux."
+    "A worker for each core, at most 4 if not on Linux; the processes of one launch share them."
     if sys.platform == "linux": cores = len(os.sched_getaffinity(0))
     else: cores = min(4, os.cpu_count() or 1)  # each is a new program with a PyTorch of its own
     return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))

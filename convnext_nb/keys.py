@@ -151,7 +151,9 @@ def inner_network(model: nn.Module) -> nn.Module:
     children = dict(model.named_children())
     if len(children) != 1: return model
     name, inner = children.popitem()
-    return inner_network(inner) if name in ("module", "_orig_mod", "model") else model
+    bare = not model._parameters and not model._buffers  # with numbers of its own it is no wrapper
+    wraps = name in ("module", "_orig_mod") or name == "model" and bare
+    return inner_network(inner) if wraps else model
 
 def inner_state(model: nn.Module) -> dict[str, torch.Tensor]:
     "The network's state dict, without the names of wrappers."

@@ -66,9 +66,9 @@ def layer_ids(
     Source: arXiv 2201.03545, appendix A.2, and the authors' code.
     """
     places = {name: _place(name) for name, _ in model.named_parameters()}
-    if not any(places.values()):
-        raise ValueError(f"{type(model).__name__} has no layers that `optim` knows by name: give "
-                         "the ConvNeXt, ResNet or Swin inside it")
+    if not any(place and place[0] >= 0 for place in places.values()):  # more than a stem
+        raise ValueError(f"{type(model).__name__} has no layers that `optim` knows by name: give a "
+                         "ConvNeXt, ResNet or Swin of this library")
     third = [block // 3 for stage, block in filter(None, places.values()) if stage == 2]
     fourth = 4 + max(third, default=0)
     def group(place):

@@ -17,7 +17,7 @@ from torch import nn
 
 from . import convnext, models, resnet, swin, weights
 from .fast import speed_up
-from .keys import CONVNEXT_KEYS, convert, rename, timm_conv_mlp
+from .keys import CONVNEXT_KEYS, convert, last_layer, rename, timm_conv_mlp
 
 # %% ../nbs/510_peers.ipynb #8241d6da
 LIBRARIES = ("timm", "torchvision", "transformers")
@@ -151,6 +151,8 @@ def build_peer(
         with torch.device("meta"): like = models.create(like, 1000)  # its sizes are enough
     if library not in by_size:
         raise ValueError(f"no library {library!r}; there are: {', '.join(LIBRARIES)}")
+    if isinstance(getattr(like, last_layer(like), None), nn.Identity):
+        raise ValueError(f"this {type(like).__name__} has no head: build it with classes")
     if isinstance(like, convnext.ConvNeXtIsotropic):
         if library == "timm": return _isotropic(like)
         raise ValueError(f"{library} has no isotropic ConvNeXt; timm has its blocks")

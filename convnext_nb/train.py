@@ -394,9 +394,9 @@ def evaluate_job(
     "`evaluate`, each process on its part of the split; all get the result for the whole."
     preprocessing = job.dataset.preprocessing
     if size: preprocessing = replace(preprocessing, size=size)
-    at_once = job.micro_batch or 512
+    at_once = job.micro_batch  # None: `evaluate` chooses by size
     if job.device.type == "cpu":  # batch norm takes the whole batch in training, but not here
-        at_once = min(at_once, max(8, 2**21 // preprocessing.size**2))
+        at_once = min(at_once or 512, max(8, 2**21 // preprocessing.size**2))
     def measured(images): return evaluate(model, images, preprocessing, at_once, job.bf16)
     if not job.accelerator: return measured(split)
     from accelerate.utils import broadcast
@@ -593,7 +593,7 @@ def fit(
     `model.safetensors`, and `ema.safetensors` if the recipe keeps an average (`finish`).
     Raises Diverged if the loss goes wrong; ValueError if `folder` holds another run, one that
     cannot go on or one that is being trained, if the images do not suffice, and as `prepare`;
-    OSError if it cannot be written; torch.OutOfMemoryError if a step does not fit on the GPU;
+    OSError if it cannot be written; torch.OutOfMemoryError if a step does not fit on a CUDA GPU;
     Interrupted after Ctrl-C (KeyboardInterrupt if only the end is missing).
     """
     _check_splits(dataset)
@@ -613,10 +613,12 @@ def fit(
 # %% ../nbs/280_train.ipynb #5a1f0c03
 def _out_of_memory(job):
     "An error that says what to change in the recipe."
-    most = job.micro_batch or _images_per_step(job) // job.world_size
+    batch = _images_per_step(job) // job.world_size
+    most = min(job.micro_batch or batch, batch)
     return torch.OutOfMemoryError(
-        f"the {job.device.type} device's memory is too small for {most} images at a time: set "
-        f"micro_batch={max(1, most // 4)} in the recipe, or with batch norm a smaller batch_size")
+        f"the GPU's memory is too small for {most} images at a time: set micro_batch="
+        f"{max(1, most // 4)} in the recipe (with batch norm, a smaller batch_size) and train in a "
+        "new folder")
 
 def _train(job, run, progress, watch, save_minutes, epoch_seconds):
     "Trains what is left of a run."

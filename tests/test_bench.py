@@ -101,9 +101,9 @@ def test_the_clock_waits_for_the_gpu_that_works(kind, monkeypatch):
 
 
 def test_a_gpu_gets_batches_that_fill_it(monkeypatch):
-    assert bench.usual_batch() == (256 if torch.cuda.is_available() else 8)
+    assert bench.usual_batch() == (128 if torch.cuda.is_available() else 8)
     monkeypatch.setattr(bench, "best_device", lambda: "cuda")
-    assert bench.usual_batch() == 256
+    assert bench.usual_batch() == 128
 
 
 def test_the_machine_is_the_one_that_was_timed(monkeypatch):

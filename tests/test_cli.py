@@ -688,8 +688,10 @@ def test_training_says_what_it_begins_with(train, tmp_path, capsys):
 
 
 def test_processes_of_one_launch_do_not_try_the_first_gpu(monkeypatch):
+    monkeypatch.setattr(cli.train, "best_device", lambda: "cuda")
+    def taken(*args, **kwargs): raise RuntimeError("the first GPU was asked")
+    monkeypatch.setattr(torch, "zeros", taken)
+    with pytest.raises(ValueError, match="the first GPU was asked"): cli.find_device("cuda")
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert cli.find_device("cuda") == "cuda"
-    monkeypatch.delenv("WORLD_SIZE")
-    if not torch.cuda.is_available():
-        with pytest.raises(ValueError, match="no device 'cuda' here"): cli.find_device("cuda")
+    with pytest.raises(ValueError, match="no device 'gpu' here"): cli.find_device("gpu")

@@ -180,6 +180,6 @@ def test_stages_are_found_inside_a_wrapper():
 
 def test_the_head_of_another_library_is_left_alone():
     theirs = timm.create_model("convnext_atto")
-    with pytest.raises(ValueError, match="no linear layer but a NormMlp.*reset_classifier") as e:
+    with pytest.raises(ValueError, match="no nn.Linear but NormMlp.*reset_classifier") as e:
         finetune.replace_head(theirs, 3)
     assert "\n" not in str(e.value)

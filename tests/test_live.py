@@ -665,4 +665,9 @@ def test_a_worker_that_fails_leaves_nobody_waiting(browser, site):
                   "worker.onerror({message: 'gone'}); 0")
     page.wait_for_function("window.said !== undefined")
     assert page.inner_text("#ms") == page.inner_text("#complaint") == "The network stopped: gone"
+    page.locator("#examples button").nth(1).click()  # for ever on its way
+    page.evaluate("worker.onerror({message: 'gone again'}); 0")
+    page.wait_for_function("$('complaint').textContent.endsWith('gone again')")
+    page.wait_for_timeout(100)
+    assert page.inner_text("#complaint") == "The network stopped: gone again"
     page.close()

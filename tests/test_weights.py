@@ -450,3 +450,15 @@ def test_a_head_without_a_bias(atto):
 def test_a_configuration_is_no_wrapper(beside, atto):
     state = weights.unwrap({**beside, "state_dict": atto.state_dict()})
     assert state.keys() == atto.state_dict().keys()
+
+
+def test_a_module_with_numbers_of_its_own_is_no_wrapper():
+    class Scaled(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = convnext.convnext_atto()
+            self.temperature = torch.nn.Parameter(torch.ones(()))
+    whole = Scaled()
+    assert keys.inner_network(whole) is whole and "temperature" in keys.inner_state(whole)
+    del whole.temperature
+    assert keys.inner_network(whole) is whole.model

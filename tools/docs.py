@@ -68,7 +68,7 @@ def markdown(text: str, meant: dict[str, str]) -> str:
         target, _, anchor = meant[name].partition(".html#")
         return f"[`{match[1]}`]({target}.ipynb#{anchor.partition('.')[0]})"  # a method: its class
 
-    site = "{doc_host}{doc_baseurl}/".format(**get_config().d)
+    site = address()
     text = re.sub(rf"\[`([^`]+)`\]\({re.escape(site)}\w+\.html#[^)]+\)", symbol, text)
     text = re.sub(r"\[([^]]+)\]\(\.\./site/live\)", r'<a href="live.html">\1</a>', text)
     text = re.sub(r"\]\((\w+\.ipynb)", lambda m: f"]({page(m[1])}.ipynb", text)
@@ -161,9 +161,9 @@ def code_cell(cell, name: str, meant: dict[str, str], heading="", after_exercise
             data["text/markdown"] = markdown(data["text/markdown"], meant)
         else:  # what `in_words` could not say, or was made before it
             alt = html.escape(cell.metadata.mystnb["image"]["alt"])
-            page = data.get("text/html", "")
-            for bad in ("figure", WORDLESS): page = page.replace(f'alt="{bad}"', f'alt="{alt}"')
-            if page: data["text/html"] = page
+            text = data.get("text/html", "")
+            for bad in ("figure", WORDLESS): text = text.replace(f'alt="{bad}"', f'alt="{alt}"')
+            if text: data["text/html"] = text
 
 
 def chapter_links(name: str) -> str:

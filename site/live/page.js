@@ -43,7 +43,9 @@ worker.onmessage = ({data}) => {
   else resolve(data);
 };
 
+let stopped = false;  // the worker, for good
 worker.onerror = event => {
+  stopped = true;
   for (const {reject} of waiting.values()) reject(Error(event.message));
   waiting.clear();
   broken(`The network stopped: ${event.message}`);
@@ -68,7 +70,12 @@ async function weightsArrived(weights) {
 // A new picture: look at it, run, draw everything.
 async function show(bitmap, truth = {}) {
   try { await lookAt(bitmap, truth); }
-  catch (error) { complain(`This picture cannot be looked at: ${error.message}`); }
+  catch (error) {
+    if (stopped) return;  // it has been said
+    Object.assign(state, {seen: null, trace: null});  // they are of the picture before
+    $("ms").textContent = "";
+    complain(`This picture cannot be looked at: ${error.message}`);
+  }
 }
 
 async function lookAt(bitmap, truth) {
