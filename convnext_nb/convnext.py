@@ -94,7 +94,7 @@ class ConvNeXt(nn.Module):
     """ConvNeXt V1 and V2: images (B, in_chans, H, W) to logits (B, num_classes).
 
     Keys are the authors'. `features=True` gives the stages' maps, (B, dims[i], H/s, W/s) with
-    s = stem_stride * 2**i, and freezes norm and head. ValueError for images or arguments that do
+    s = stem_stride * 2**i; norm and head are not used. ValueError for images or arguments that do
     not fit. Source: arXiv 2201.03545."""
     @own_words
     def __init__(
@@ -120,9 +120,6 @@ class ConvNeXt(nn.Module):
         self.stages = _stages(depths, dims, drop_path, layer_scale, grn)
         self.norm = nn.LayerNorm(dims[-1], eps=1e-6)
         self.head = nn.Linear(dims[-1], num_classes) if num_classes else nn.Identity()
-        if features:  # what gets no gradient must not wait for one, see DistributedDataParallel
-            self.norm.requires_grad_(False)
-            self.head.requires_grad_(False)
         if init == "trunc normal": self.apply(_trunc_normal)
 
     def forward(self, x):  # (B, in_chans, H, W)

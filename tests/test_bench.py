@@ -218,8 +218,8 @@ def test_the_compiler_is_checked_for_the_device_that_is_timed(monkeypatch):
     def check(device="not said"):
         asked.append(str(device))
         raise ValueError("no compiler")
-    monkeypatch.setattr(train, "best_device", lambda: "cuda")
-    monkeypatch.setattr(train, "check_compiler", check)
+    monkeypatch.setattr(bench, "best_device", lambda: "cuda")
+    monkeypatch.setattr(bench, "check_compiler", check)
     with pytest.raises(SystemExit): bench.cnx_bench("import", compile=True)
     assert asked == ["cuda"]
 

@@ -543,7 +543,7 @@ def test_predict_says_which_pictures_it_cannot_read(tmp_path):
     done = command("cnx_predict", str(text), str(good), str(cut))
     assert done.returncode == 1 and str(good) in done.stdout and str(cut) not in done.stdout
     lines = done.stderr.strip().splitlines()
-    assert [line.split(" is no")[0] for line in lines] == [f"error: {text}", f"error: {cut}"]
+    assert [line.split(" cannot be")[0] for line in lines] == [f"error: {text}", f"error: {cut}"]
 
 
 class Failing(ImageFile.ImageFile):

@@ -338,7 +338,7 @@ def test_auto_without_data_gives_shapes_and_says_why(small_shapes, capsys, monke
     assert data.load().name == "Shapes"
     said = capsys.readouterr().out
     assert "Shapes: 10 classes" in said
-    assert "Tiny-ImageNet was not found, and without a GPU it is not fetched" in said
+    assert "Tiny-ImageNet was not found, and without a CUDA GPU it is not fetched" in said
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert data.load("auto").name == "Shapes"
     assert "Tiny-ImageNet was not found: no network today" in capsys.readouterr().out

@@ -532,14 +532,6 @@ def test_without_classes_the_feature_vector_comes_out(make):
     with torch.inference_mode(): assert torch.equal(head(bare(x)), whole(x))
 
 
-def test_maps_leave_no_parameter_without_a_gradient():
-    "DistributedDataParallel would wait for it."
-    net = convnext.convnext_atto(features=True)
-    sum(m.mean() for m in net(images(64))).backward()
-    assert all((p.grad is not None) == p.requires_grad for p in net.parameters())
-    assert sum(not p.requires_grad for p in net.parameters()) == 4  # of the norm and the head
-
-
 def test_without_a_head_no_peer_is_built():
     with pytest.raises(ValueError, match="this ConvNeXt has no head: build it with classes"):
         peers.build_peer(convnext.convnext_atto(num_classes=0), "timm")
