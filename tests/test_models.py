@@ -98,7 +98,7 @@ def test_restore_says_what_is_wrong(tmp_path):
 
 NAME = "atto_tiny200"
 SHIPPED = {NAME: ("hour/mixed", partial(convnext.convnext_atto, num_classes=200), 8e6),
-           "half_tiny200": ("evening/second", partial(
+           "half_tiny200": ("evening/third", partial(
                convnext.ConvNeXt, (3, 3, 9, 3), (48, 96, 192, 384), num_classes=200,
                stem_stride=2), 15e6)}
 each_shipped = pytest.mark.parametrize("name", SHIPPED)
