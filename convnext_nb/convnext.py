@@ -93,9 +93,8 @@ def _check_arguments(depths, dims, init):
 class ConvNeXt(nn.Module):
     """ConvNeXt V1 and V2: images (B, in_chans, H, W) to logits (B, num_classes).
 
-    Keys are the authors'. `features=True` gives the stages' maps, (B, dims[i], H/s, W/s) with
-    s = stem_stride * 2**i; norm and head are not used. ValueError for images or arguments that do
-    not fit. Source: arXiv 2201.03545."""
+    Keys are the authors'. `features=True` gives the stages' maps: (B, dims[i], H/s, W/s) with
+    s = stem_stride * 2**i. ValueError for images or arguments that do not fit. arXiv 2201.03545."""
     @own_words
     def __init__(
         self,

@@ -651,6 +651,7 @@ def test_a_picture_that_cannot_be_looked_at_is_said(fault, words, browser, site)
 def test_what_is_dropped_and_no_picture_is_said(browser, site):
     page = browser.new_page()
     page.goto((site / "live.html").as_uri())
+    page.wait_for_selector("html[data-ready=ran]", timeout=TIMEOUT)
     page.evaluate("document.ondrop({preventDefault() {}, dataTransfer: {files: ["
                   "new File(['words'], 'words.txt', {type: 'text/plain'})]}})")
     assert page.inner_text("#complaint") == "What was dropped is no picture."

@@ -168,3 +168,11 @@ function drawCurve(canvas, fn, dots) {
   writeScale(pen, [["4", height - 2]], width);
   writeScale(pen, [["in: 0", height - 2], ["4", y(4) + 4]], x(0) + 10);
 }
+
+// The same bytes, three for each pixel, without color.
+function inGray(pixels) {
+  const gray = new Uint8ClampedArray(pixels.length);
+  for (let i = 0; i < pixels.length; i += 3)
+    gray.fill(0.2126 * pixels[i] + 0.7152 * pixels[i + 1] + 0.0722 * pixels[i + 2], i, i + 3);
+  return gray;
+}

@@ -249,14 +249,6 @@ function drawSeen() {
   if (heat) drawHeat(pen, heat, SHOWN);
 }
 
-// The same bytes, three for each pixel, without color.
-function inGray(pixels) {
-  const gray = new Uint8ClampedArray(pixels.length);
-  for (let i = 0; i < pixels.length; i += 3)
-    gray.fill(0.2126 * pixels[i] + 0.7152 * pixels[i + 1] + 0.0722 * pixels[i + 2], i, i + 3);
-  return gray;
-}
-
 function drawField(pen, field, ink) {
   drawFrame(pen, {...field, color: ink}, SHOWN / config.size, SHOWN);
 }
