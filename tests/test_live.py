@@ -42,6 +42,14 @@ def page(browser, site):
     page.close()
 
 
+def opened(browser, site, **how):
+    "A page of its own, after its first pass."
+    page = browser.new_page(**how)
+    page.goto((site / "live.html").as_uri())
+    page.wait_for_selector("html[data-ready=ran]", timeout=TIMEOUT)
+    return page
+
+
 def pictures(count: int, size: int) -> torch.Tensor:
     "Drawn figures and the page's photographs: uint8 (count, size, size, 3)."
     how = data.Preprocessing(size=size)
@@ -485,10 +493,8 @@ def test_nothing_went_wrong_and_nothing_was_asked_of_another_host(page):
 
 
 def test_a_phone_shows_all_of_it(browser, site):
-    phone = browser.new_page(viewport={"width": 390, "height": 844}, has_touch=True,
-                             is_mobile=True)
-    phone.goto((site / "live.html").as_uri())
-    phone.wait_for_selector("html[data-ready=ran]", timeout=TIMEOUT)
+    phone = opened(browser, site, viewport={"width": 390, "height": 844}, has_touch=True,
+                   is_mobile=True)
     assert phone.evaluate("document.documentElement.scrollWidth") == 390
     before = settled(phone)
     phone.tap("#picture")  # puts the patch there, and it stays
@@ -568,9 +574,7 @@ def test_a_block_cannot_be_opened_before_the_network_is_there(browser, site):
 
 
 def test_a_pass_that_fails_is_said_and_the_next_one_runs(browser, site):
-    page = browser.new_page()
-    page.goto((site / "live.html").as_uri())
-    page.wait_for_selector("html[data-ready=ran]", timeout=TIMEOUT)
+    page = opened(browser, site)
     page.evaluate("window.kept = ask; ask = async () => { throw Error('out of memory'); }; run()")
     page.wait_for_function("$('ms').textContent === 'The network stopped: out of memory'")
     page.evaluate("ask = kept; run()")
@@ -639,9 +643,7 @@ def test_links_to_the_page_have_a_preview_and_no_browser_mixes_versions(site):
      "  const found = get.apply(this, where); found.data[0] ^= 1; return found; }",
      "this browser changes the pixels")])
 def test_a_picture_that_cannot_be_looked_at_is_said(fault, words, browser, site):
-    page = browser.new_page()
-    page.goto((site / "live.html").as_uri())
-    page.wait_for_selector("html[data-ready=ran]", timeout=TIMEOUT)
+    page = opened(browser, site)
     page.evaluate(f"{fault}; 0")
     page.locator("#examples button").nth(1).click()
     page.wait_for_function(f"$('complaint').textContent.includes({json.dumps(words)})")
@@ -649,9 +651,7 @@ def test_a_picture_that_cannot_be_looked_at_is_said(fault, words, browser, site)
 
 
 def test_what_is_dropped_and_no_picture_is_said(browser, site):
-    page = browser.new_page()
-    page.goto((site / "live.html").as_uri())
-    page.wait_for_selector("html[data-ready=ran]", timeout=TIMEOUT)
+    page = opened(browser, site)
     page.evaluate("document.ondrop({preventDefault() {}, dataTransfer: {files: ["
                   "new File(['words'], 'words.txt', {type: 'text/plain'})]}})")
     assert page.inner_text("#complaint") == "What was dropped is no picture."
@@ -659,9 +659,7 @@ def test_what_is_dropped_and_no_picture_is_said(browser, site):
 
 
 def test_a_worker_that_fails_leaves_nobody_waiting(browser, site):
-    page = browser.new_page()
-    page.goto((site / "live.html").as_uri())
-    page.wait_for_selector("html[data-ready=ran]", timeout=TIMEOUT)
+    page = opened(browser, site)
     page.evaluate("window.left = ask('no task').catch(error => { window.said = error.message; });"
                   "worker.onerror({message: 'gone'}); 0")
     page.wait_for_function("window.said !== undefined")

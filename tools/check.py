@@ -16,8 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 OUT = ROOT / "out"
 WORKERS = 2
-LINUX = sys.platform == "linux"
-CORES = len(os.sched_getaffinity(0)) if LINUX else os.cpu_count() or 1
+CORES = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 LIMIT = 1200  # seconds a notebook may take, also on a busy machine
 
 set_places()

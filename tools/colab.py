@@ -3,9 +3,9 @@
 With --check, only say which chapters lack it.
 """
 import sys
-from configparser import ConfigParser
 
 from notebooks import NBS, rewrite
+from project import settings
 
 ID = "c01ab000"
 CELL = """#| hide
@@ -23,9 +23,7 @@ if away and not os.path.exists("../settings.ini"):
 
 def install_cell() -> dict:
     "The cell, with the address of the repository from settings.ini."
-    ini = ConfigParser(delimiters="=")
-    ini.read(NBS.parent / "settings.ini", encoding="utf-8")
-    cfg = ini["DEFAULT"]
+    cfg = settings()
     source = CELL.format(url=cfg["git_url"], repo=cfg["repo"])
     return {"cell_type": "code", "execution_count": None, "id": ID,
             "metadata": {"jupyter": {"source_hidden": True}}, "outputs": [],

@@ -23,6 +23,7 @@ from nbdev.config import get_config
 from nbdev.serve import proc_nbs
 from nbformat.v4 import new_markdown_cell
 from PIL import Image
+from project import address
 from sphinx.cmd.build import main as sphinx
 from symbols import exported_module, meanings, symbols
 
@@ -439,12 +440,6 @@ max-width: 30rem }} :root {{ color-scheme: light dark }}</style></head>
 <a href="{0}index.html">All chapters</a>, or <a href="{0}search.html">search</a>.</p></main></body>
 </html>
 """
-
-
-def address() -> str:
-    "Where the site is published, with a slash at the end."
-    cfg = get_config()
-    return f"{cfg.doc_host}{cfg.doc_baseurl}/"
 
 
 def sitemap(site: Path) -> str:

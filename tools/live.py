@@ -7,12 +7,13 @@ import json
 import re
 import sys
 import zlib
-from configparser import ConfigParser
 from pathlib import Path
 from urllib.parse import quote
 
 import torch
+from card import STATIC
 from PIL import Image
+from project import address, settings
 from safetensors import safe_open
 
 from convnext_nb import convnext, data, draw, models, shapes
@@ -182,14 +183,11 @@ def page(net, preprocessing, classes, path: Path, folder: Path) -> str:
     known = plain_names(classes)
     with torch.no_grad(): strip = still(net, pictures[0][3], preprocessing)
     (guess, chance), = models.classify(net, [pictures[0][3]], preprocessing, classes, top=1)[0]
-    ini = ConfigParser(delimiters="=")
-    ini.read(ROOT / "settings.ini", encoding="utf-8")
-    cfg = ini["DEFAULT"]
-    icon = (ROOT / "tools" / "sphinx" / "static" / "favicon.svg").read_text(encoding="utf-8")
+    icon = (STATIC / "favicon.svg").read_text(encoding="utf-8")
     sources = "; ".join(source for *_, source in pictures if source)
     return fill(
         (SOURCE / "index.html").read_text(encoding="utf-8"),
-        site=f"{cfg['doc_host']}{cfg['doc_baseurl']}/", site_name=cfg["title"],
+        site=address(), site_name=settings()["title"],
         icon=f"data:image/svg+xml,{quote(icon.strip())}", style=versioned(folder / "live.css"),
         millions=f"{sum(p.numel() for p in net.parameters()) / 1e6:.1f}",
         megabytes=f"{path.stat().st_size * 4 / 3 / 1e6:.0f}",

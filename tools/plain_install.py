@@ -11,10 +11,11 @@ import sysconfig
 import tempfile
 import time
 import venv
-from configparser import ConfigParser
 from importlib.metadata import distributions
 from pathlib import Path
 from shutil import copy
+
+from project import settings
 
 ROOT = Path(__file__).resolve().parent.parent
 BORROWED = re.compile(r"(torch|torchvision|triton)$|(nvidia|cuda)-")
@@ -55,9 +56,7 @@ def sources(folder: Path) -> Path:
 
 def commands() -> list[str]:
     "The names of the commands in settings.ini."
-    ini = ConfigParser(delimiters="=")
-    ini.read(ROOT / "settings.ini", encoding="utf-8")
-    return [line.split("=")[0] for line in ini["DEFAULT"]["console_scripts"].split()]
+    return [line.split("=")[0] for line in settings()["console_scripts"].split()]
 
 
 def works(*words, cwd: Path) -> bool:

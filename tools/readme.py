@@ -2,10 +2,10 @@
 import os
 import re
 import sys
-from configparser import ConfigParser
 from pathlib import Path
 
 import nbformat
+from project import address, settings
 
 ROOT = Path(__file__).resolve().parent.parent
 NBS = ROOT / "nbs"
@@ -52,11 +52,8 @@ def cell_text(cell) -> list[str]:
 
 def badges() -> str:
     "Badges for GitHub; the site, which asks no other host, has none."
-    cfg = ConfigParser(delimiters="=")
-    cfg.read(ROOT / "settings.ini", encoding="utf-8")
-    ini = cfg["DEFAULT"]
-    tests = f"{ini['git_url']}/actions/workflows/test.yml"
-    site = f"{ini['doc_host']}{ini['doc_baseurl']}/"
+    tests = f"{settings()['git_url']}/actions/workflows/test.yml"
+    site = address()
     shields = "https://img.shields.io/badge"
     return (f"[![tests]({tests}/badge.svg)]({tests}) "
             f"[![site]({shields}/site-read_and_play-0a5a9c)]({site}) "

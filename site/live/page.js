@@ -278,22 +278,17 @@ $("restore").onclick = () => {
   switched();
 };
 
-// Light or dark, as the book's pages have been set, else as the system is.
-const darkness = matchMedia("(prefers-color-scheme: dark)");
-let picked = null;  // by the button, where nothing can be stored
-function setTheme() {
-  let chosen = picked;
-  try { chosen = localStorage.getItem("theme") ?? picked; } catch { /* a file may have no storage */ }
-  const dark = chosen === "dark" || (chosen !== "light" && darkness.matches);
-  document.documentElement.dataset.theme = dark ? "dark" : "light";
-  $("theme").textContent = dark ? "Light" : "Dark";
+// Light or dark: the head of the page has `setTheme`, for the first pixel.
+function showTheme() {
+  setTheme();
+  $("theme").textContent = isDark() ? "Light" : "Dark";
   if (state.trace) drawAll();
 }
-darkness.onchange = setTheme;
+darkness.onchange = showTheme;
 $("theme").onclick = () => {
   picked = isDark() ? "light" : "dark";
   try { localStorage.setItem("theme", picked); } catch { /* then it holds for this visit */ }
-  setTheme();
+  showTheme();
 };
 document.documentElement.classList.add("js");
-setTheme();
+showTheme();
