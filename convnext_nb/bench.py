@@ -7,8 +7,8 @@ __all__ = ['LAYOUTS', 'HOW', 'BENCHMARKS', 'as_files', 'bench_data', 'bench_pack
            'bench_machine', 'bench_profile', 'Contestant', 'contestants', 'contestant_name', 'timed_preset',
            'plain_recipe', 'raced', 'engine', 'inputs', 'plain_loop', 'usual_loader', 'raced_images', 'one_pass',
            'serve', 'Runner', 'each_in_turn', 'race', 'fast_steps', 'bench_fast', 'bounds', 'bench_train',
-           'bench_input', 'bench_import', 'run_benchmark', 'bench_device', 'file_of', 'results_of', 'cnx_bench',
-           'bench_line']
+           'bench_input', 'bench_import', 'run_benchmark', 'obstacle', 'bench_device', 'file_of', 'results_of',
+           'beside_older', 'cnx_bench', 'bench_line']
 
 # %% ../nbs/540_bench.ipynb #2c16688c
 import json as json_lib
@@ -43,10 +43,9 @@ from convnext_nb.device import (
     choose_micro_batch,
     keep_memory,
     set_up,
-    usable_cores,
     use_bf16,
 )
-from .packing import is_packed
+from .packing import is_packed, usable_cores
 from .peers import largest_gap, networks
 
 # %% ../nbs/540_bench.ipynb #86aad62a
@@ -511,18 +510,21 @@ def run_benchmark(what: str, words: str, repeats: int, compile: bool = False) ->
     "The rows of one benchmark; `words` say which data. ValueError for an unknown benchmark."
     if what == "data": return bench_data(load_data(words, quiet=True), repeats)
     if what == "train": return bench_train(repeats, compile) + bench_input(repeats, compile=compile)
-    if what == "fast":
-        if best_device() == "cpu": return bench_fast(repeats)
-        return [{"what": "fast: these steps are made for a CPU"}]
+    if what == "fast": return bench_fast(repeats)
     if what == "models": return bench_models(repeats, compile)
     if what == "profile": return bench_machine(repeats) + bench_profile(repeats)
     if what == "import": return bench_import(repeats)
-    if what == "pack":
-        found = archive.find_tiny_imagenet()
-        if found is None: return [{"what": "pack: there is no Tiny-ImageNet here"}]
-        if not is_packed(found): return bench_pack(found)
-        return [{"what": "pack: only the packed copy is here; set TINY_IMAGENET to the zip"}]
+    if what == "pack": return bench_pack(archive.find_tiny_imagenet())
     raise ValueError(f"no benchmark {what!r}; there are: {', '.join(BENCHMARKS)}, all")
+
+# %% ../nbs/540_bench.ipynb #b8636e2b
+def obstacle(what: str) -> str:
+    "Why a benchmark cannot run here; nothing if it can."
+    if what == "fast" and best_device() != "cpu": return "its steps are made for a CPU"
+    if what != "pack": return ""
+    found = archive.find_tiny_imagenet()
+    if found is None: return "there is no Tiny-ImageNet here; cnx_data --data tiny fetches it"
+    return "only the packed copy is here; set TINY_IMAGENET to the zip" if is_packed(found) else ""
 
 # %% ../nbs/540_bench.ipynb #1318d1c0
 def bench_device() -> dict:
@@ -546,6 +548,20 @@ def results_of(path: Path) -> dict:
         raise ValueError(f"{path} is damaged ({e}); delete it, or name another folder") from e
 
 # %% ../nbs/540_bench.ipynb #1318d1c1
+def beside_older(kept: dict, found: dict, machine: dict) -> dict:
+    """New rows beside those that other benchmarks left in a machine's file.
+
+    `machine` is that of the new ones. Where an older benchmark had other versions, `machines` says
+    which."""
+    machines = dict.fromkeys(set(kept) - {"machine", "machines"}, kept.get("machine"))
+    machines |= kept.get("machines", {})
+    machines = {name: old for name, old in machines.items()
+                if name not in found and old not in (machine, None)}
+    everything = {**kept, "machine": machine, **found}
+    everything.pop("machines", None)
+    return everything | ({"machines": machines} if machines else {})
+
+# %% ../nbs/540_bench.ipynb #6818a5be
 @command
 def cnx_bench(
     what: str = "all",  # pack, data, train, fast, models, profile, import, or all of them
@@ -566,14 +582,13 @@ def cnx_bench(
     kept = results_of(path) if save else {}
     found = {}
     for name in BENCHMARKS if what == "all" else (what,):
+        if why := obstacle(name):
+            if what != "all": raise ValueError(f"{name}: {why}")
+            print(f"{name} is left out: {why}", file=sys.stderr)
+            continue
         found[name] = run_benchmark(name, data, repeats, compile)
-        everything = {"machine": machine, **found}
-        if not save: continue
-        with runs.atomic_write(path) as f:  # what other benchmarks left there stays
-            f.write((json_lib.dumps(kept | everything, indent=1) + "\n").encode())
-    if json:
-        print(json_lib.dumps(everything, indent=1))
-        return
+        if save: runs.write_json(path, beside_older(kept, found, machine))
+    if json: return print(json_lib.dumps({"machine": machine, **found}, indent=1))
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {repeats} rounds")
     for name, rows in found.items():
         print(f"\n{name}")

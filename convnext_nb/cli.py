@@ -151,14 +151,17 @@ def cnx_train(
     asked = check_options(recipe, epochs, args, fields, options)  # before any data are read
     watch = runs.tensorboard() if tensorboard else None
     size = size_for(asked, stream)
-    dataset = folders.StreamedFolder(data, stream) if stream else load_data(data, json, size)
+    first = int(os.environ.get("RANK", 0)) == 0   # of several processes, only it prints
+    quiet = json or not first
+    dataset = folders.StreamedFolder(data, stream) if stream else load_data(data, quiet, size)
     chosen, dataset = settle(recipe, dataset, classes, holdout, device)
     final = changed(chosen, epochs, args, fields, options)
     size_for(final, stream)
     begins = final.start or "random weights"
-    print(f"{final.model} from {begins}, {final.epochs} epochs of {dataset}", file=sys.stderr)
+    begun = f"{final.model} from {begins}, {final.epochs} epochs of {dataset}"
+    if first: print(begun, file=sys.stderr)
     run = train.fit(final, dataset, out, device, watch=watch)[1]
-    if int(os.environ.get("RANK", 0)) == 0: print_run(run, json)  # the first of several processes
+    if first: print_run(run, json)
 
 # %% ../nbs/430_cli.ipynb #3d79e2d5
 def find_device(word: str) -> str:
@@ -200,7 +203,14 @@ def changed(recipe, epochs, model_args, fields, options) -> train.Recipe:
                                   | fields | options)
 
 def check_options(recipe, epochs, model_args, fields, options) -> train.Recipe:
-    "What is asked for, as far as it shows without data; ValueError for mistakes in it."
+    """What is asked for, as far as it shows without data; ValueError for mistakes in it.
+
+    `fields` come from --change, `options` are those that were given, by field."""
+    given = options | dict(epochs=epochs, model_args=model_args)
+    if twice := [name for name in fields if given.get(name)]:
+        raise ValueError(f"{', '.join(twice)}: given as an option and in --change; give it once")
+    if not isinstance(fields.get("model", ""), str):
+        raise ValueError(f"model must be the name of a network, got {fields['model']!r}")
     known = train.Recipe() if recipe == "auto" else recipe_by_name(recipe)
     asked = changed(known, epochs, model_args, fields, options)
     if recipe != "auto" or "model" in fields | options:  # else the data decide about the network
@@ -211,7 +221,7 @@ def check_options(recipe, epochs, model_args, fields, options) -> train.Recipe:
 _SHARED = {  # which of a recipe's arguments a network of that name takes, too; the first counts
     "convnextv2": ("drop_path", "stem_stride", "init"), "convnext_isotropic": ("drop_path",),
     "convnext": ("drop_path", "stem_stride", "init", "layer_scale"),
-    "swin": ("drop_path", "stem_stride"), "resnet": ("stem_stride",),
+    "swin": ("drop_path", "stem_stride"), "resnet": ("drop_path", "stem_stride"),
     "roadmap/": ("drop_path", "stem_stride", "init", "width_mult")}
 
 def model_args_for(recipe: train.Recipe, model: str) -> dict:
@@ -310,6 +320,7 @@ def data_for(word: str, run: str, pre, classes: tuple[str, ...], quiet=False) ->
                          "give --data what the network was trained on")
     return dataset if dataset.classes == classes else dataset.select(classes)
 
+# %% ../nbs/430_cli.ipynb #fad8a516
 def split_of(dataset: data.Dataset, split: str, run: str) -> tuple[data.Split, data.Split | None]:
     """The images to measure, and those that the run learned from (None if they are the same).
 
@@ -320,6 +331,9 @@ def split_of(dataset: data.Dataset, split: str, run: str) -> tuple[data.Split, d
     held = facts["holdout"]
     few = dataset.hold_out(held, facts["holdout_seed"]) if held else dataset
     if split == "holdout" and not held:
+        try: runs.load(run)
+        except FileNotFoundError:
+            raise ValueError(f"{run} does not say what was held out; give a run folder") from None
         raise ValueError(f"{run} learned from all training images, nothing was held out; train "
                          "with cnx_train --holdout 25 for choices")
     if split == "train": return few.train, None
@@ -377,7 +391,7 @@ def print_eval(found: dict, as_json: bool = False):
         print("(if the network was trained on some of these, its accuracy here flatters it)")
     if found.get("left_out"):
         print(f"left out, as the network does not know them: {_counted(found['left_out'])}")
-    if found.get("absent"): print(f"without pictures here: {', '.join(found['absent'][:12])}")
+    if found.get("absent"): print(f"without pictures here: {_first(found['absent'])}")
     for row in found["results"]:
         print(_scores_line(row["weights"], row))
         if "flip" in row: print(_scores_line(f"{row['weights']}, flip averaged", row["flip"]))
@@ -388,8 +402,12 @@ def print_eval(found: dict, as_json: bool = False):
     for pair in found["confused"][:5]:
         print(f"{pair['mistakes']:6}  {readable(pair['a'])} / {readable(pair['b'])}")
 
-def _counted(counts):
-    return ", ".join(f"{n} of {name}" for name, n in list(counts.items())[:12])
+def _counted(counts): return _first([f"{n} of {name}" for name, n in counts.items()])
+
+def _first(words):
+    "The first twelve of some words, and how many more there are."
+    more = f" and {len(words) - 12} more" if len(words) > 12 else ""
+    return ", ".join(words[:12]) + more
 
 def _scores_line(name, scores):
     return (f"{name:24} top-1 {scores['top1']:5.2f} %  top-5 {scores['top5']:5.2f} %  "
@@ -444,8 +462,9 @@ def predict_pictures(net, paths, preprocessing, classes, top):
         try:
             with Image.open(path) as picture: fitted = data.resize_and_crop(picture, preprocessing)
         except Exception as e:  # Pillow's decoders raise many kinds
-            print(f"error: {path} cannot be used as a picture ({e}); give a JPEG or PNG with "
-                  "8 bits a channel", file=sys.stderr)
+            if getattr(e, "errno", None): print(f"error: {path}: {e.strerror}", file=sys.stderr)
+            else: print(f"error: {path} cannot be used as a picture ({e}); give a JPEG or PNG with "
+                        "8 bits per channel", file=sys.stderr)
             continue
         yield path, models.classify(net, [fitted], whole, classes, top)[0]
 

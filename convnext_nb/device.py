@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['best_device', 'use_bf16', 'check_compiler', 'can_compile', 'set_up', 'wait_for', 'choose_save_seconds', 'check_gpus',
-           'choose_micro_batch', 'keep_memory', 'usable_cores', 'busy_cores', 'choose_threads']
+           'choose_micro_batch', 'keep_memory', 'busy_cores', 'choose_threads']
 
 # %% ../nbs/255_device.ipynb #e5312527
 import ctypes
@@ -20,6 +20,8 @@ from pathlib import Path
 
 import torch
 from torch import nn
+
+from .packing import usable_cores
 
 # %% ../nbs/255_device.ipynb #45f9901d
 def best_device() -> str:
@@ -133,10 +135,6 @@ def keep_memory() -> bool:
     return bool(no_mappings and no_trimming)
 
 # %% ../nbs/255_device.ipynb #facb303d
-def usable_cores() -> int:
-    "How many cores this process may use."
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-
 def _core_times():
     "(busy, idle) time so far of each core that this process may use; empty if unknown."
     try: lines = Path("/proc/stat").read_text().splitlines()

@@ -91,7 +91,9 @@ def targets(
     x: torch.Tensor,  # images (B, C, H, W)
     patch: int,  # its side in pixels
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    "Normalized pixels of each patch (B, C * patch**2, h, w), and what was taken out: mean, std."
+    """Normalized pixels of each patch (B, C * patch**2, h, w), and what was taken out: mean, std.
+
+    A thousandth is added to std, against division by zero. Source: arXiv 2111.06377, section 4."""
     y = F.pixel_unshuffle(x, patch)
     mean, std = y.mean(1, keepdim=True), y.std(1, keepdim=True) + 1e-3
     return (y - mean) / std, mean, std
@@ -143,8 +145,8 @@ def pretrain(
         g = torch.Generator().manual_seed(train.seed_of(recipe.seed, epoch))
         found = []
         images = train.images_of(dataset.train, recipe, epoch)
-        parts = batches(images, recipe.batch_size, shuffle=True, generator=g,
-                        drop_last=len(images) > recipe.batch_size)
+        n = min(recipe.batch_size, len(images))
+        parts = batches(images, n, shuffle=True, generator=g, drop_last=True)
         for step, (x, y) in enumerate(parts):
             at = epoch * len(parts) + step
             train.set_lr(optimizer, optim.lr_at(recipe, at, len(parts)))
@@ -166,6 +168,9 @@ def _check_paintable(encoder, recipe, dataset):
         raise ValueError(f"{recipe.model} is no ConvNeXt; choose one, such as convnextv2_atto")
     patch = encoder.total_stride
     for size in recipe.training_sizes(dataset.preprocessing.size):
-        if size % patch or size == patch:
+        if size == patch:
+            raise ValueError(f"images of {size} px are one patch: choose larger ones, or a smaller "
+                             "stem_stride")
+        if size % patch:
             raise ValueError(f"images of {size} px cannot be cut into patches of {patch} px: "
                              "choose other sizes")

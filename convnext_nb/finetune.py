@@ -74,8 +74,8 @@ def freeze(
 ) -> nn.Module:
     """Frozen parts learn nothing and stay in evaluation mode, whatever `model.train()` says.
 
-    So batch norm keeps its statistics and stochastic depth is off there. Everything above `last`
-    is set free. ValueError for a stage that the network does not have."""
+    So batch norm keeps its statistics and stochastic depth is off there. The stages above `last`
+    are set free. ValueError for a stage that the network does not have."""
     parts = stages(model)
     if last is None: last = len(parts) - 1
     if not -1 <= last < len(parts):

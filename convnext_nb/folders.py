@@ -35,7 +35,7 @@ from convnext_nb.images import (
     train_val_split,
     upright,
 )
-from .packing import main_guard_hint
+from .packing import main_guard_hint, usable_cores
 
 # %% ../nbs/420_folder.ipynb #464ddd30
 class Names:
@@ -224,8 +224,8 @@ def stream(self: Files, chunks) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
 # %% ../nbs/420_folder.ipynb #bb2385f8
 def default_workers() -> int:
     "A worker for each core, at most 4 if not on Linux; the processes of one launch share them."
-    if sys.platform == "linux": cores = len(os.sched_getaffinity(0))
-    else: cores = min(4, os.cpu_count() or 1)  # each is a new program with a PyTorch of its own
+    cores = usable_cores()
+    if sys.platform != "linux": cores = min(4, cores)  # new programs with a PyTorch of their own
     return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 def _pool(archive, names, preprocessing, workers):

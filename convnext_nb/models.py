@@ -128,7 +128,7 @@ def _built(path, model, model_args, preprocessing, classes):
     with warnings.catch_warnings():
         warnings.simplefilter("error", weights.Adapted)
         try: weights.load(net, Path(path))
-        except weights.Adapted as e:
+        except (weights.Adapted, ValueError) as e:
             raise ValueError(f"{path} holds another network than {model} with {len(classes)} "
                              f"classes: {e}") from e
     return speed_up(net).eval(), Preprocessing.from_dict(preprocessing), tuple(classes)

@@ -124,9 +124,10 @@ def _is_of(value, kind):
 def check_recipe(recipe: Recipe):
     "Raises ValueError if a field of the recipe has an impossible value."
     augment.check_words(recipe.augment)
+    _check_finite(recipe)
     for name in ("epochs", "batch_size", "lr", "clip_grad", "size", "layer_decay"):
         value = getattr(recipe, name)
-        if value is not None and not value > 0:  # NaN, too
+        if value is not None and not value > 0:
             raise ValueError(f"{name} must be positive, got {value!r}")
     if recipe.micro_batch not in ("auto", None):
         _check_count("micro_batch", recipe.micro_batch, ", auto or None")
@@ -156,6 +157,12 @@ def check_recipe(recipe: Recipe):
         if name in recipe.model_args:
             raise ValueError(f"model_args: leave {name} out: pictures are RGB, and the data say "
                              "how many classes there are")
+
+# %% ../nbs/260_recipe.ipynb #3135acc4
+def _check_finite(recipe):
+    for name, value in vars(recipe).items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{name} must be a finite number, got {value!r}")
 
 def _check_count(name, value, or_else=""):
     if not isinstance(value, int) or value < 1:
@@ -223,7 +230,7 @@ PRESETS |= {
             init="torch", stem_stride=2),
         epochs=16, batch_size=256, lr=4e-3, warmup_epochs=1.0, optimizer="muon",
         sizes=((0, 32), (0.5, 48), (0.75, 64))),
-    # 20 classes of Tiny-ImageNet, or other small data, a laptop: a few minutes
+    # 20 classes of Tiny-ImageNet, or other small data, one CPU core: ten minutes
     "pocket": Recipe(
         model="convnext", model_args=dict(
             depths=(2, 2, 4, 2), dims=(32, 64, 128, 256), layer_scale=1.0, drop_path=0.05,

@@ -117,11 +117,18 @@ def seeds_of(
 def val_top1(
     found: dict[str, list[Run]],  # runs by name, as `trained_steps` returns them
 ) -> dict[str, list[float]]:
-    "Held-out top-1 of finished runs in percent, by name."
-    return {name: [run.evidence["val_top1"] for run in runs] for name, runs in found.items()}
+    "Held-out top-1 of finished runs in percent, by name. ValueError for an unfinished one."
+    return {name: [_evidence(run)["val_top1"] for run in runs] for name, runs in found.items()}
+
+def _evidence(run):
+    "What a finished run measured."
+    if run.evidence: return run.evidence
+    raise ValueError(f"{run.folder} has not ended: run the command that started it again")
 
 def pooled_std(values: Iterable[list[float]]) -> float:
-    "Standard deviation between the runs of one recipe, estimated from several recipes together."
+    """Standard deviation between the runs of one recipe, estimated from several recipes together.
+
+    For recipes with the same number of runs, and about the same noise."""
     return mean(variance(v) for v in values) ** 0.5
 
 # %% ../nbs/620_results.ipynb #de38e0fa
@@ -177,10 +184,13 @@ def beside_paper(
 def compared(
     found: dict[str, Run],  # finished runs by the name of their network
 ) -> Html:
-    "A row for each run: size, accuracy on `val` and on the training images in percent, and time."
+    """A row for each run: size, accuracy on `val` and on the training images in percent, and time.
+
+    images/s is the median over the epochs, whatever the size of their images. ValueError for an
+    unfinished run."""
     rows = []
     for name, run in found.items():
-        e = run.evidence
+        e = _evidence(run)
         rows.append({"network": name, "parameters": e["params"],
                      "val top-1": round(e["val_top1"], 1), "val top-5": round(e["val_top5"], 1),
                      "training top-1": round(e["train_top1"], 1),

@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -115,6 +116,11 @@ def truncate(self: Run, epochs: int):
     with atomic_write(self.folder / "metrics.jsonl") as f: f.write(lines.encode())
 
 # %% ../nbs/265_runs.ipynb #5a1f0c12
+def _is_same_file(file, path):
+    "Whether an open file is still the one that lies at a path."
+    try: return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError: return False
+
 @patch
 @contextmanager
 def alone(self: Run) -> Iterator[None]:
@@ -128,6 +134,8 @@ def alone(self: Run) -> Iterator[None]:
             raise ValueError(f"{self.folder} is being trained in already; wait for the end, or "
                              "use another folder") from None
         except OSError: pass  # a file system without locks
+        if not _is_same_file(file, path):  # its last owner has just removed it
+            raise ValueError(f"{self.folder} is being trained in already; try again")
         try: yield
         finally: path.unlink(missing_ok=True)
 
@@ -145,7 +153,10 @@ def _cpu():
     try: lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError: lines = []
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    if sys.platform == "darwin":  # Python calls all of Apple's processors "arm"
+        asked = ["sysctl", "-n", "machdep.cpu.brand_string"]
+        names = subprocess.run(asked, capture_output=True, text=True).stdout.split("\n")
+    return names[0] if names and names[0] else platform.processor() or platform.machine()
 
 def _version(package):
     try: return version(package)

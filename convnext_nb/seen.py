@@ -20,7 +20,7 @@ from . import archive, data, evaluation, runs, train
 
 # %% ../nbs/350_seen.ipynb #5ee00003
 def stage_modules(net: nn.Module) -> list[nn.Module]:
-    """The four modules that put out the stages' maps, of a ConvNeXt, a ResNet or a roadmap network.
+    """The modules that put out the stages' maps, of a ConvNeXt, a ResNet or a roadmap network.
 
     ValueError for any other."""
     if hasattr(net, "layer1"): return [net.layer1, net.layer2, net.layer3, net.layer4]
@@ -141,6 +141,7 @@ def stage_cam(
     logits, y = run_to(net, found[stage - 1], x)
     return grad_cam(logits, y, target)
 
+# %% ../nbs/350_seen.ipynb #1117ae76
 def true_and_rival(
     net: nn.Module,
     dataset: data.Dataset,
@@ -148,7 +149,8 @@ def true_and_rival(
 ) -> dict:
     """Grad-CAM for the true class and the best of the others, as plain data; each map's peak is 1.
 
-    `maps[stage]` has (B, h, w) for "true" and for "rival", for the stages 2, 3 and 4."""
+    `maps[stage]` has (B, h, w) for "true" and for "rival", for the stages 2, 3 and 4; `images` are
+    rows of the validation part, `labels`, `rival` and `predicted` are classes (B,)."""
     labels = dataset.val.labels
     first = [(labels == k).nonzero()[:per_class, 0] for k in range(len(dataset.classes))]
     at = torch.cat(first)
@@ -163,8 +165,8 @@ def true_and_rival(
         maps[stage] = {}
         for key, target in (("true", y), ("rival", rival)):
             cam = stage_cam(net, stage, x, target)
-            peak = cam.amax((1, 2), keepdim=True).clamp(min=1e-12)
-            maps[stage][key] = (cam / peak).tolist()
+            highest = cam.amax((1, 2), keepdim=True).clamp(min=1e-12)
+            maps[stage][key] = (cam / highest).tolist()
     return dict(images=at.tolist(), labels=y.tolist(), rival=rival.tolist(),
                 predicted=logits.argmax(1).tolist(), maps=maps)
 
@@ -228,8 +230,9 @@ def cam_in_boxes(
     """Grad-CAM against boxes, for the stages 2, 3 and 4: means over the images.
 
     `box` is the box's share of the area, `inside` the energy's share in it, `own` how much more
-    that is than on another image's box (`own_error`: its standard error), `hit` the share of peaks
-    inside, `hit_centre` that of the image's middle. A map without any energy counts as uniform.
+    that is than on the box of an image drawn at random (`own_error`: its standard error), `hit` the
+    share of peaks inside, `hit_centre` that of the image's middle. A map without any energy counts
+    as uniform.
     """
     n = len(x)
     other = torch.randperm(n, generator=torch.Generator().manual_seed(0))
@@ -296,7 +299,7 @@ def without_each_block(
     return dict(top1=100 * whole.mean().item(), images=len(x), blocks=rows)
 
 # %% ../nbs/350_seen.ipynb #5ee00023
-_KINDS = {"animals": "n02600000", "things": "n07000000", "food": "n09000000"}  # where each ends
+_KINDS = {"animals": "n02660000", "things": "n07000000", "food": "n09000000"}  # where each ends
 
 def class_kind(
     name: str,  # of a class, beginning with its WordNet number: "n01443537 goldfish"
@@ -311,7 +314,9 @@ def mistakes(
     net: nn.Module,
     dataset: data.Dataset,  # with WordNet's numbers in the names of its classes
 ) -> dict:
-    "Which validation images are taken for what: pairs, best and worst classes, mistakes by kind."
+    """Which validation images are taken for what: pairs, best and worst classes, mistakes by kind.
+
+    `groups[kind]` counts `classes`, `wrong` answers, and those of them `within` the kind."""
     names = [name.split(" ", 1)[1] for name in dataset.classes]
     kinds = [class_kind(name) for name in dataset.classes]
     logits = evaluation.predict(net, dataset.val, dataset.preprocessing, 250)
@@ -328,4 +333,4 @@ def mistakes(
     return dict(
         images=len(logits), top1=100 * (counts.trace() / len(logits)).item(),
         pairs=[list(pair.values()) for pair in evaluation.confused(counts, names, 10)],
-        best=listed[:6], worst=listed[:-7:-1], groups=groups)
+        best=listed[:6], worst=listed[::-1][:6], groups=groups)

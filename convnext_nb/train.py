@@ -37,12 +37,12 @@ from convnext_nb.device import (
     choose_threads,
     keep_memory,
     set_up,
-    usable_cores,
     wait_for,
 )
 from .evaluation import evaluate
 from .fast import speed_up
 from .models import create, shipped
+from .packing import usable_cores
 
 # %% ../nbs/280_train.ipynb #4164d839
 from convnext_nb.recipe import (  # noqa: F401
@@ -219,7 +219,7 @@ def _check_shares(job):
                          "processes: start a number of processes that divides it")
 
 def _network(recipe, dataset, begun):
-    "The recipe's network, with fresh weights, or with those it starts from if that is to come."
+    "The recipe's network; with the weights of `start`, unless a checkpoint will bring others."
     model = fresh_network(recipe, len(dataset.classes))
     # this overwrites the head, too, if it has as many classes
     if recipe.start and not begun: weights.load(model, shipped().get(recipe.start, recipe.start))
@@ -306,11 +306,9 @@ def _batches(job):
     "The batches of the job's epoch, in their order; each process gets its part of every batch."
     split = images_of(job.dataset.train, job.recipe, job.epoch)
     seed = seed_of(job.recipe.seed, job.epoch)
-    # a set smaller than a batch is one batch; else a smaller last batch is dropped
     return data.batches(
-        split, job.recipe.batch_size, shuffle=True, generator=torch.Generator().manual_seed(seed),
-        device=job.device, drop_last=len(split) > job.recipe.batch_size, start=job.step,
-        share=(job.rank, job.world_size))
+        split, _images_per_step(job), shuffle=True, generator=torch.Generator().manual_seed(seed),
+        device=job.device, drop_last=True, start=job.step, share=(job.rank, job.world_size))
 
 def _recent_loss(job):
     "Mean loss of the last 50 steps; Diverged if they went wrong. On a GPU this waits for them."
@@ -378,7 +376,7 @@ def train_epoch(
         losses[i] = train_step(job, x, y)
         job.step = i + 1
         look = job.step % 50 == 0 or job.step == n
-        if look: loss = _recent_loss(job)
+        if look: loss = _recent_loss(job)  # on a GPU this waits, so the clock comes after it
         _read_clock(job, began, last=job.step == n)
         bar.update(work)
         if look: _show_speed(job, bar, loss)
@@ -412,6 +410,7 @@ def evaluate_job(
 def accuracies(job: Job, size: int) -> dict:
     """What a row of `metrics.jsonl` says about the network, measured at that size (pixels).
 
+    `train_top1`, `val_top1`, `val_top5`, `ema_val_top1` (percent), `val_loss`, `val_size`.
     Raises Diverged if a loss is not finite."""
     # as many training images as `val` has: that costs as much, and chance moves it about as far;
     # `finish` measures them all, so `train_top1` in `evidence.json` differs
@@ -433,7 +432,10 @@ def _check_finite(job, *losses):
                  f"after epoch {job.epoch + 1}", job.recipe)
 
 def epoch_row(job: Job) -> dict:
-    "The line of `metrics.jsonl` for the epoch that was just trained. Diverged if it went wrong."
+    """The line of `metrics.jsonl` for the epoch that was just trained. Diverged if it went wrong.
+
+    `epoch` (from 1), `loss` (mean), `size` (pixels), `seconds`, `first_seconds` (of the steps in
+    which the device got ready), `images_per_s` (of the others), and what `accuracies` measures."""
     losses = job.accelerator.reduce(job.losses, "mean") if job.accelerator else job.losses
     size = training_size(job, job.epoch)
     row = dict(epoch=job.epoch + 1, loss=losses.mean().item(), size=size, seconds=job.seconds,
@@ -533,7 +535,11 @@ def _save_networks(job, folder):
     if job.ema: weights.save(job.ema.module, folder / "ema", **about)
 
 def finish(job: Job, run: runs.Run):
-    "Evaluates on all images; writes the networks and `evidence.json`."
+    """Evaluates on all images; writes the networks and `evidence.json`.
+
+    That has what `runs.machine` says, `params`, accuracy in percent (`train_top1`, `val_top1`,
+    `val_top5`), `val_loss`, the same of the average (`ema_`), and how fast the training was:
+    `train_seconds`, `images_per_s` (the median over the epochs)."""
     train = evaluate_job(job, job.model, job.dataset.train)  # of all, not of a subset as in a row
     val = evaluate_job(job, job.model, job.dataset.val)
     ema = evaluate_job(job, job.ema.module, job.dataset.val) if job.ema else {}
@@ -593,7 +599,7 @@ def fit(
     `model.safetensors`, and `ema.safetensors` if the recipe keeps an average (`finish`).
     Raises Diverged if the loss goes wrong; ValueError if `folder` holds another run, one that
     cannot go on or one that is being trained, if the images do not suffice, and as `prepare`;
-    OSError if it cannot be written; torch.OutOfMemoryError if a step does not fit on a CUDA GPU;
+    OSError if it cannot be written; torch.OutOfMemoryError if so many images do not fit on a GPU;
     Interrupted after Ctrl-C (KeyboardInterrupt if only the end is missing).
     """
     _check_splits(dataset)
@@ -607,6 +613,7 @@ def fit(
         with run.alone() if writes else nullcontext():
             resume(job, run)
             if not run.evidence: _train(job, run, progress, watch, save_minutes, epoch_seconds)
+    except torch.OutOfMemoryError as e: raise _out_of_memory(job) from e
     finally: torch.set_num_threads(threads)
     return job.model.eval(), run
 
@@ -635,8 +642,7 @@ def _train(job, run, progress, watch, save_minutes, epoch_seconds):
             saver = Saver(job, run.folder / "checkpoint.pt", save_minutes, stop_requests,
                           _check_before_save, epoch_seconds)
             while job.epoch < recipe.epochs:
-                try: train_epoch(job, bar, saver.save_if_due)
-                except torch.OutOfMemoryError as e: raise _out_of_memory(job) from e
+                train_epoch(job, bar, saver.save_if_due)
                 end_epoch(job, run, saver, watch)
                 saver.save_if_due()  # after a Ctrl-C while the epoch was evaluated
         bar.set_postfix_str("evaluating on all images")

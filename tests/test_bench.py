@@ -121,7 +121,7 @@ def test_results_are_saved_under_the_processors_name(tmp_path, monkeypatch, caps
     assert path.name == bench.file_of(bench.bench_device())
     bench.cnx_bench(what="models", save=str(tmp_path))
     assert json.loads(path.read_text())["import"] == [dict(what="x", seconds=1.0)]
-    assert list(json.loads(path.read_text())) == ["machine", "import", "models"]
+    assert set(json.loads(path.read_text())) == {"machine", "import", "models"}
 
 
 def test_a_late_fault_loses_no_results(tmp_path, monkeypatch, capsys):
@@ -129,6 +129,7 @@ def test_a_late_fault_loses_no_results(tmp_path, monkeypatch, capsys):
         if what == "models": raise ValueError("the networks differ")
         return [dict(what=what, seconds=1.0)]
     monkeypatch.setattr(bench, "run_benchmark", run)
+    monkeypatch.setattr(bench, "obstacle", lambda what: "")
     path = tmp_path / bench.file_of(bench.bench_device())
     path.write_text('{"profile": [], "data": []}')
     with pytest.raises(SystemExit): bench.cnx_bench(what="all", save=str(tmp_path))
@@ -236,3 +237,30 @@ def test_ratios_are_to_the_fastest_fair_rival(monkeypatch):
         ours=[1.0, 2.0, 9.0], timm=[4.0] * 3, torchvision=[3.0] * 3))
     row = bench._model_row(False, "training", "fp32", "channels last", 3, batch=12)
     assert (row["ours"], row["ratio"]) == (6, 1.5)
+
+
+def test_older_rows_keep_the_machine_that_made_them(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(bench, "run_benchmark", lambda what, *args: [dict(what=what, seconds=1.0)])
+    machine = bench.bench_device()
+    path = tmp_path / bench.file_of(machine)
+    older = machine | dict(torch="2.0")
+    path.write_text(json.dumps({"machine": older, "train": [], "import": []}))
+    bench.cnx_bench(what="import", save=str(tmp_path))
+    bench.cnx_bench(what="models", save=str(tmp_path))
+    found = json.loads(path.read_text())
+    assert found["machine"] == machine and found["machines"] == {"train": older}
+    bench.cnx_bench(what="train", save=str(tmp_path))
+    assert "machines" not in json.loads(path.read_text())
+
+
+def test_a_benchmark_that_cannot_run_leaves_older_rows(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(bench, "run_benchmark", lambda what, *args: [dict(what=what, seconds=1.0)])
+    monkeypatch.setattr(bench.archive, "find_tiny_imagenet", lambda: None)
+    path = tmp_path / bench.file_of(bench.bench_device())
+    path.write_text('{"pack": [{"what": "good"}]}')
+    with pytest.raises(SystemExit): bench.cnx_bench(what="pack", save=str(tmp_path))
+    assert "pack: there is no Tiny-ImageNet here" in capsys.readouterr().err
+    bench.cnx_bench(what="all", save=str(tmp_path))
+    assert "pack is left out: there is no Tiny-ImageNet here" in capsys.readouterr().err
+    found = json.loads(path.read_text())
+    assert found["pack"] == [dict(what="good")] and set(bench.BENCHMARKS) <= set(found)

@@ -177,7 +177,8 @@ def test_closed_stderr(as_script, monkeypatch, tmp_path):
     ("tiny_fast", "convnextv2_tiny", ["drop_path", "init", "stem_stride"]),
     ("tiny_fast", "convnext_isotropic_small", ["drop_path"]),
     ("tiny_fast", "swin_t", ["drop_path", "stem_stride"]),
-    ("tiny_fast", "resnet50", ["stem_stride"]), ("pocket", "resnet18", ["stem_stride"]),
+    ("tiny_fast", "resnet50", ["drop_path", "stem_stride"]),
+    ("pocket", "resnet18", ["drop_path", "stem_stride"]),
     ("pocket", "convnext",
      ["depths", "dims", "drop_path", "init", "layer_scale", "stem_stride"]),
     ("step", "roadmap/k7", ["width_mult"]), ("hour", "roadmap/k7", ["drop_path", "init"])])
@@ -695,3 +696,40 @@ def test_processes_of_one_launch_do_not_try_the_first_gpu(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert cli.find_device("cuda") == "cuda"
     with pytest.raises(ValueError, match="no device 'gpu' here"): cli.find_device("gpu")
+
+
+@pytest.mark.parametrize("given, fields", [
+    (dict(epochs=5), '{"epochs": 10}'), (dict(lr=0.1), '{"lr": 0.2}'),
+    (dict(model_args='{"stem_stride": 2}'), '{"model_args": {"drop_path": 0.2}}'),
+    (dict(model="resnet18"), '{"model": "resnet50"}')])
+def test_a_field_that_is_given_twice_is_refused(given, fields, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        cli.cnx_train("pocket", "shapes", str(tmp_path / "r"), change=fields, device="cpu", **given)
+    assert f"{next(iter(given))}: given as an option and in --change" in capsys.readouterr().err
+
+
+def test_a_model_is_a_name(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        cli.cnx_train("pocket", "shapes", str(tmp_path), change='{"model": 3}', device="cpu")
+    assert capsys.readouterr().err == "error: model must be the name of a network, got 3\n"
+
+
+def test_a_file_does_not_say_what_was_held_out():
+    with pytest.raises(ValueError, match="atto_tiny200 does not say what was held out"):
+        cli.split_of(data.Shapes(20, 10), "holdout", "atto_tiny200")
+
+
+def test_a_list_that_is_cut_says_so(capsys):
+    left_out = {f"class {k}": k for k in range(1, 15)}
+    found = dict(run="r", data="d", split="val", images=1, left_out=left_out, absent=["a", "b"],
+                 results=[], ece=0.0, temperature=1.0, confused=[])
+    cli.print_eval(found)
+    said = capsys.readouterr().out
+    assert "12 of class 12 and 2 more\n" in said and "without pictures here: a, b\n" in said
+
+
+def test_a_picture_that_cannot_be_opened_is_told_as_such(tmp_path, capsys):
+    (tmp_path / "folder.jpg").mkdir()
+    net, pre, classes = models.restore("atto_tiny200")
+    assert not list(cli.predict_pictures(net, [tmp_path / "folder.jpg"], pre, classes, 1))
+    assert capsys.readouterr().err == f"error: {tmp_path / 'folder.jpg'}: Is a directory\n"

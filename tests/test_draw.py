@@ -6,9 +6,11 @@ from xml.etree import ElementTree
 
 import pytest
 import torch
+from torch.nn import functional
 
 from convnext_nb import draw
-from convnext_nb.convnext import ConvNeXt
+from convnext_nb.anatomy import CHAPTERS, parts, total
+from convnext_nb.convnext import Block, ConvNeXt
 from convnext_nb.roadmap import steps
 from convnext_nb.swin import Swin
 
@@ -71,7 +73,7 @@ def test_file_for_readme(pictures, tmp_path):
 
 def section(step):
     "Heading and code of the part of a chapter that teaches a step, and the chapter's headings."
-    path = ROOT / "nbs" / f"{draw.CHAPTERS[step]}.ipynb"
+    path = ROOT / "nbs" / f"{CHAPTERS[step]}.ipynb"
     found, headings, inside = [], [], False
     for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
         source = "".join(cell["source"])
@@ -127,3 +129,40 @@ def test_a_network_for_another_size():
 def test_large_numbers_are_rounded_before_their_unit():
     assert [draw._large(n) for n in (999, 999_400, 999_700, 1e6, 999_999_999)] == [
         "999", "999 k", "1 M", "1 M", "1 G"]
+
+
+class Squeezing(Block):
+    "Multiplies each channel by its mean, and calls its activation as a function."
+    def forward(self, x):
+        y = self.norm(self.dwconv(x).permute(0, 2, 3, 1))
+        y = self.pwconv2(functional.gelu(self.pwconv1(y)))
+        y = y * y.mean((1, 2), keepdim=True)
+        return x + y.permute(0, 3, 1, 2)
+
+
+def test_only_layer_scale_is_called_so():
+    net = ConvNeXt((2,), (8,), 10)
+    plain = parts(net)
+    squeezing = [Squeezing(8, layer_scale=None) for _ in range(2)]
+    net.stages[0] = torch.nn.Sequential(*squeezing)
+    found = parts(net)
+    assert [box["label"] for box in plain[-2:]] == ["layer scale", "+"]
+    assert [box["label"] for box in found[-2:]] == ["×", "+"]
+    assert "GELU" in [box["label"] for box in found]
+    assert total(plain, "params") - total(found, "params") == 8
+
+
+def test_the_picture_at_rest_is_not_cut_off(pictures):
+    "For readers who prefer no motion, `morph` shows two blocks and a legend."
+    moving = pictures[0]
+    root = ElementTree.fromstring(moving.svg())
+    still, = (g for g in root.iter(SVG + "g") if g.get("class") == "cnx-still")
+    lowest = max(float(e.get("y")) for e in still.iter(SVG + "text"))
+    assert lowest < moving.height
+
+
+@pytest.mark.parametrize("layer", [torch.nn.SiLU(), torch.nn.Softplus()])
+def test_a_layer_that_is_not_known_is_not_left_out(layer):
+    net = ConvNeXt((2,), (8,), 10)
+    for block in net.stages[0]: block.act = layer
+    with pytest.raises(ValueError, match=f"does not know {type(layer).__name__}"): parts(net)

@@ -67,7 +67,8 @@ def test_nothing_is_mixed(monkeypatch):
 
 @pytest.mark.parametrize("change, said", [
     (dict(sizes=((0, 64), (0.5, 72))), "images of 72 px cannot be cut into patches of 16 px"),
-    (dict(size=16), "images of 16 px cannot be cut"),
+    (dict(size=16), "images of 16 px are one patch"),
+    (dict(size=24), "images of 24 px cannot be cut"),
     (dict(model="resnet18", model_args={}), "resnet18 is no ConvNeXt"),
     (dict(model="roadmap/sep_ds", model_args=dict(width_mult=0.1)), "sep_ds is no ConvNeXt")])
 def test_what_cannot_be_painted_is_refused_at_once(change, said, monkeypatch):

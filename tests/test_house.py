@@ -15,7 +15,7 @@ FLOORS = {"layers": 1, "cost": 1, "resnet": 2, "roadmap": 2, "convnext": 2, "swi
           "folders": 2, "optim": 3, "evaluation": 3, "keys": 3, "weights": 3, "recipe": 3,
           "runs": 3, "models": 3, "checkpoint": 3, "train": 3, "fast": 3, "explore": 4,
           "results": 4, "walk": 4, "seen": 4, "finetune": 4, "timm_models": 4, "cli": 4, "peers": 4,
-          "proof": 4, "clock": 4, "device": 3, "bench": 4, "fcmae": 3, "draw": 4}
+          "proof": 4, "clock": 4, "device": 3, "bench": 4, "fcmae": 3, "anatomy": 4, "draw": 4}
 DEVELOPMENT = ("nbdev", "execnb", "jupyterlab", "notebook", "ipykernel", "nbclient", "nbformat")
 each_module = pytest.mark.parametrize("path", MODULES, ids=lambda p: p.stem)
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from convnext_nb import cost, data, draw, models, roadmap
+from convnext_nb import anatomy, cost, data, models, roadmap
 
 TIMEOUT = 30_000  # milliseconds
 
@@ -214,7 +214,7 @@ def test_the_road_shows_what_the_networks_have(page):
         step = found[names[at]]
         assert page.input_value("#from") == step.parent and page.input_value("#to") == step.name
         drawn = page.locator("#right > [data-role]").count()
-        assert drawn == len(draw.parts(step.name, stage=3)) > 5
+        assert drawn == len(anatomy.parts(step.name, stage=3)) > 5
         changes = page.eval_on_selector_all("#changes dt[data-field]",
                                             "all => all.map(one => one.dataset.field)")
         assert changes == list(roadmap.diff(found[step.parent], step))

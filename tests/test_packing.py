@@ -97,7 +97,7 @@ def slowly(image, preprocessing, gate):
 
 def open_slowly(path, gate):
     slow = partial(slowly, gate=gate)
-    data.resize_and_crop, packing._cores = slow, lambda: 2  # in this child process only
+    data.resize_and_crop, packing.usable_cores = slow, lambda: 2  # in this child process only
     return open_toy(path).train.images.sum().item()
 
 
@@ -205,7 +205,7 @@ def test_a_piece_of_large_pictures_is_small(tmp_path, home, monkeypatch):
 
 
 def test_workers_read_only_a_few_pieces_ahead(tmp_path, monkeypatch):
-    monkeypatch.setattr(packing, "_cores", lambda: 2)
+    monkeypatch.setattr(packing, "usable_cores", lambda: 2)
     class Pool:
         asked = 0
         def submit(self, f, piece):

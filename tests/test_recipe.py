@@ -132,3 +132,10 @@ def test_a_plan_for_a_gpu_compiles_where_that_works(can, monkeypatch):
     many = data.Shapes(8, 8)
     many = replace(many, train=many.train.subset(torch.arange(20_000) % 8))
     assert plan(many, "cuda")[0] == replace(preset("tiny_fast"), compile=can)
+
+
+@pytest.mark.parametrize("name", ["head_init_scale", "magnitude", "lr", "mixup", "weight_decay"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_numbers_are_finite(name, value):
+    with pytest.raises(ValueError, match=f"{name} must be a finite number"):
+        replace(RECIPE, **{name: value})

@@ -219,3 +219,14 @@ def test_gains_and_their_error(monkeypatch):
         SimpleNamespace(evidence=dict(val_top1=v)) for v in top1[name]])
     table = str(results.trained_steps("base", "stage_ratio")[1])
     assert "+3.0 \u00b1 1.6" in table and "+0.54" in table
+
+
+def test_a_lock_that_was_just_removed_is_no_lock(tmp_path, monkeypatch):
+    "Its last owner removes the file between another's opening and locking it."
+    run = runs.Run(tmp_path)
+    lock = runs.fcntl.flock
+    def late(file, how):
+        (tmp_path / ".lock").unlink()
+        lock(file, how)
+    monkeypatch.setattr(runs.fcntl, "flock", late)
+    with pytest.raises(ValueError, match="being trained in already; try again"), run.alone(): pass

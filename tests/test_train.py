@@ -458,8 +458,9 @@ def test_a_step_that_processes_cannot_share_equally_is_refused(tmp_path, monkeyp
     assert not (tmp_path / "run").exists()
 
 
-def test_a_step_that_does_not_fit_on_the_gpu_says_what_to_change(tmp_path, monkeypatch):
+@pytest.mark.parametrize("place", ["train_step", "evaluate"])
+def test_what_does_not_fit_on_the_gpu_says_what_to_change(place, tmp_path, monkeypatch):
     def full(*args): raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
-    monkeypatch.setattr(train, "train_step", full)
+    monkeypatch.setattr(train, place, full)
     with pytest.raises(torch.OutOfMemoryError, match=r"too small for 16 .* set micro_batch=4 in"):
         fit(tmp_path / "run", replace(RECIPE, micro_batch=None, batch_size=16))

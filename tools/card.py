@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 
 from convnext_nb import draw
+from convnext_nb.anatomy import parts
 
 STATIC = Path(__file__).resolve().parent / "sphinx" / "static"
 SIDES = (("base", "ResNet-50"), ("sep_ds", "ConvNeXt-T"))
@@ -18,7 +19,7 @@ MOST = 1700  # channels across one half
 
 def half(ax, step: str, title: str) -> None:
     "One block: a box per layer, as wide as its channels, the first layer on top."
-    boxes = draw.parts(step, stage=STAGE)
+    boxes = parts(step, stage=STAGE)
     for row, box in enumerate(boxes):
         color, width = draw.COLORS[box["kind"]], box["channels"]
         outline = "#30343b" if color == "none" else "none"

@@ -481,6 +481,7 @@ def main() -> int:
     live.build(site)
     social_card(site / "_static" / "card.png")
     touch_icon(site / "_static" / "icon.png")
+    for path in (site / "_static").rglob("*.map"): path.unlink()  # the theme's, for debuggers
     (site / "sitemap.xml").write_text(sitemap(site), encoding="utf-8")
     (site / "404.html").write_text(LOST.format(address()), encoding="utf-8")
     broken = [] if code else broken_links(site) + wrong_names(site)

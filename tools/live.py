@@ -16,7 +16,7 @@ from PIL import Image
 from project import address, settings
 from safetensors import safe_open
 
-from convnext_nb import convnext, data, draw, models, shapes
+from convnext_nb import anatomy, convnext, data, draw, models, shapes
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "site" / "live"
@@ -76,7 +76,7 @@ def describe(net: convnext.ConvNeXt, preprocessing: data.Preprocessing, classes,
 
 def road() -> dict:
     "The steps of the roadmap for ResNet-50, as the page's second part shows them."
-    found = json.loads(draw.as_json(("resnet50",)))
+    found = json.loads(anatomy.as_json(("resnet50",)))
     steps = found["regimes"]["resnet50"]
     for step in steps:
         for stage in step["stages"]: stage.pop("first")
