@@ -234,8 +234,8 @@ def engine(
     compile: bool = False,
 ) -> Callable:
     "A function that trains for one pass over the data, with this library's loop."
-    job = train.prepare(recipe, dataset, None)
-    if compile: job.wrapped = torch.compile(job.model, dynamic=False)
+    job = train.prepare(replace(recipe, compile=compile), dataset)
+    train.wrap(job)
     def epoch():
         job.step = 0
         job.losses = None
@@ -245,7 +245,7 @@ def engine(
 
 def inputs(recipe: train.Recipe, dataset: data.Dataset) -> Callable:
     "A function that prepares all batches of that pass, and trains nothing."
-    job = train.prepare(recipe, dataset, None)
+    job = train.prepare(recipe, dataset)   # for its images, on the device
     def drain():
         g = torch.Generator().manual_seed(0)
         for x, y in data.batches(job.dataset.train, recipe.batch_size, shuffle=True, generator=g,

@@ -109,10 +109,12 @@ def load(path: Path, job: Job):
 
 def _read(path):
     "The state in a checkpoint file; raises ValueError if it is unreadable, or not one of ours."
+    foreign = ValueError(f"{path} was not written by this library's training; "
+                         "use another folder to start over")
     try:
         with ZipFile(path) as file: damage = file.testzip()  # torch does not verify checksums
         state = None if damage else torch.load(path, map_location="cpu", weights_only=True)
-    except UnpicklingError: damage = state = None  # intact, but with another program's objects
+    except UnpicklingError: raise foreign from None  # intact, but with another program's objects
     except (BadZipFile, EOFError, zlib.error) as e: damage = type(e).__name__
     except Exception as e:  # such as missing rights or too little memory: nothing to delete
         raise ValueError(f"{path} cannot be read ({type(e).__name__}: {e}); mend that and try "
@@ -120,8 +122,7 @@ def _read(path):
     if damage:
         raise ValueError(f"{path} is damaged ({damage}); delete the run's folder to start over")
     if not isinstance(state, dict) or not {"recipe", "epoch", "losses", "machines"} <= set(state):
-        raise ValueError(f"{path} was not written by this library's training; "
-                         "use another folder to start over")
+        raise foreign
     return state
 
 # %% ../nbs/270_checkpoint.ipynb #5a1f0c04

@@ -122,3 +122,17 @@ def test_slides_name_what_is_missing(entry, said, tmp_path):
     nbformat.write(new_notebook(cells=[new_markdown_cell("# Title")]), tmp_path / "a.ipynb")
     with pytest.raises(SystemExit, match=said):
         slides.build([entry], tmp_path)
+
+
+@pytest.mark.parametrize("chapter, source, key", [
+    ("650_paths", "paths.json", "do"), ("660_teaching", "slides.json", "section"),
+    ("670_glossary", "glossary.json", "meaning")])
+def test_stored_tables_are_those_of_the_files(chapter, source, key):
+    "Sites and GitHub show the outputs: after a change of the file the page must run again."
+    rows = read(source)
+    if isinstance(rows, dict): rows = [row for group in rows.values() for row in group]
+    notebook = nbformat.read(NBS / f"{chapter}.ipynb", 4)
+    shown = "".join(output.get("data", {}).get("text/markdown", "") for cell in notebook.cells
+                    for output in cell.get("outputs", []))
+    missing = [row[key] for row in rows if row[key] not in shown]
+    assert not missing, f"make outputs ARGS=nbs/{chapter}.ipynb"
