@@ -127,20 +127,20 @@ def candidates(
 def bench_models(
     repeats: int = 5,  # rounds that count
     compile: bool = False,  # also compiled: the first time, a minute or more per row
-    **how,  # batch, size, depths, dims
+    **sizes,  # batch, size, depths, dims
 ) -> list[dict]:
     "ConvNeXt-T in four libraries: images/s in every task, precision and layout."
     compiled = (False, True) if compile else (False,)
     settings = list(product(compiled, ("inference", "training"), ("fp32", "bf16"), LAYOUTS))
     rows = []
     for setting in tqdm(settings, disable=None, leave=False):
-        rows.append(_model_row(*setting, repeats, **how))
+        rows.append(_model_row(*setting, repeats, **sizes))
         torch.compiler.reset()
     return rows + [{"what": "all rows together", "ratio": clock.mean_ratio(rows)}]
 
-def _model_row(compiled, task, precision, layout, repeats, batch=None, **how):
+def _model_row(compiled, task, precision, layout, repeats, batch=None, **sizes):
     batch = batch or usual_batch()
-    seconds = clock.in_turn(candidates(task, precision, layout, compiled, batch, **how), repeats)
+    seconds = clock.in_turn(candidates(task, precision, layout, compiled, batch, **sizes), repeats)
     speed = {name: batch / median(times) for name, times in seconds.items()}
     fastest_other = max(v for name, v in speed.items() if name != "ours")
     what = f"{task}, {precision}, {layout}"
@@ -158,12 +158,12 @@ def bench_machine(repeats: int = 5) -> list[dict]:
     return rows + [{"what": "memory, copy", "GB/s": clock.copy_speed(device, repeats=repeats)}]
 
 # %% ../nbs/540_bench.ipynb #cf5e1492
-def bench_profile(repeats: int = 5, batch: int | None = None, **how) -> list[dict]:
+def bench_profile(repeats: int = 5, batch: int | None = None, **sizes) -> list[dict]:
     "A training step of ConvNeXt-T, timm's and ours, channels last: ms an image by kind of work."
     batch = batch or usual_batch()
     rows = []
     for precision in ("fp32", "bf16"):
-        steps = candidates("training", precision, "channels last", batch=batch, **how)
+        steps = candidates("training", precision, "channels last", batch=batch, **sizes)
         for name in ("timm", "ours"):
             times = [clock.profiled(steps[name]) for _ in range(repeats)]
             row = {"what": f"{name}, {precision}"}
@@ -506,9 +506,9 @@ def bench_import(repeats: int = 5) -> list[dict]:
 # %% ../nbs/540_bench.ipynb #4e7bea70
 BENCHMARKS = ("pack", "data", "train", "fast", "models", "profile", "import")
 
-def run_benchmark(what: str, words: str, repeats: int, compile: bool = False) -> list[dict]:
-    "The rows of one benchmark; `words` say which data. ValueError for an unknown benchmark."
-    if what == "data": return bench_data(load_data(words, quiet=True), repeats)
+def run_benchmark(what: str, images: str, repeats: int, compile: bool = False) -> list[dict]:
+    "The rows of one benchmark; `images` are those of `data`. ValueError for an unknown benchmark."
+    if what == "data": return bench_data(load_data(images, quiet=True), repeats)
     if what == "train": return bench_train(repeats, compile) + bench_input(repeats, compile=compile)
     if what == "fast": return bench_fast(repeats)
     if what == "models": return bench_models(repeats, compile)

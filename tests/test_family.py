@@ -31,8 +31,8 @@ def plain_isotropic(w, x, depth):
     "Isotropic ConvNeXt from the paper's words: patches, blocks of one width, average, norm, head."
     def norm(x, name):  # over the channels, the second axis
         shape = (1, -1) + (1,) * (x.ndim - 2)
-        centred = x - x.mean(1, keepdim=True)
-        x = centred / (centred.square().mean(1, keepdim=True) + 1e-6).sqrt()
+        centered = x - x.mean(1, keepdim=True)
+        x = centered / (centered.square().mean(1, keepdim=True) + 1e-6).sqrt()
         return x * w[f"{name}.weight"].view(shape) + w[f"{name}.bias"].view(shape)
 
     def linear(x, name):

@@ -67,7 +67,7 @@ def test_the_middle_of_masks_of_any_size(side):
     masks = torch.ones(2, side, side, dtype=torch.bool)
     masks[:, side // 2 - 4:side // 2 + 4, side // 2 - 4:side // 2 + 4] = False
     found = seen.cam_in_boxes(network(), images(2), torch.tensor([0, 1]), masks)
-    assert all(row["hit_centre"] == 0 for row in found.values())
+    assert all(row["hit_center"] == 0 for row in found.values())
 
 
 @pytest.mark.parametrize("make", [resnet.resnet18, resnet.resnet50, convnext.convnext_atto])
