@@ -110,8 +110,9 @@ class Table(ModelStatistics):
     def _row(self, layer, again):
         """One row of torchinfo's measurements; what belongs to a module is set in below it.
 
-        A list whose layers take turns with another one's has a row for each turn; those that come
-        `again` do not count its parameters twice."""
+        A module that is used in turns (a ConvNeXt's stages and downsampling layers are two lists
+        that alternate) has a row for each; its parameters are printed once, not when it comes
+        `again`."""
         name = "&emsp;" * layer.depth + f"{layer.class_name} <small>{layer.var_name}</small>"
         sizes = [" x ".join(map(str, size)) for size in (layer.input_size, layer.output_size)]
         params = f"{layer.num_params:,}" if layer.num_params else "&ndash;"

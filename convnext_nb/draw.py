@@ -607,7 +607,7 @@ def _captions(way, seconds):
     drawn = []
     for i, s in enumerate(way):
         seen = ["1" if i == j else "0" for j in range(len(way))]
-        right = f"in the paper, right on {s.top1} % of ImageNet's pictures (top-1)"
+        right = f"ImageNet top-1 in the paper: {s.top1:.2f} %"
         words = [_text(0, 16, s.label, 14, font_weight="bold"), _text(0, 32, right, 10, True)]
         turn = _animate("opacity", seen, seconds, **_SUDDEN)
         drawn.append(_tag("g", turn, *words, opacity=seen[0]))

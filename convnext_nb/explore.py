@@ -336,10 +336,11 @@ def checker(
     hints: dict[str, list[str]] | None = None,  # exercise: hints, from a nudge to half the answer
     narrow: dict[str, float] | None = None,  # exercise: a tolerance of its own
 ) -> Callable[[str, object], str]:
-    """A function `check(exercise, answer)` that says yes, or how far off the answer is.
+    """A function `check(exercise, answer)` that says yes, or roughly how far off the answer is.
 
     Two digits of a fraction are enough; whole numbers must be exact. Tensors are compared by shape
-    and numbers. Each wrong answer to an exercise earns the next of its hints. ValueError for hints
+    and numbers. Each wrong answer to an exercise earns the next of its hints; a right one begins
+    anew. ValueError for hints
     or tolerances of an exercise that does not exist, and from `check` for its name.
     """
     hints = hints or {}
@@ -351,6 +352,7 @@ def checker(
         _need_exercise(name, answers)
         said = _verdict(answer, answers[name](), narrow.get(name, tolerance))
         stages = hints.get(name, [])
+        if said == "Yes.": wrong[name] = 0
         if said == "Yes." or not stages: return said
         wrong[name] = min(wrong[name] + 1, len(stages))
         return f"{said} Hint {wrong[name]} of {len(stages)}: {stages[wrong[name] - 1]}"
@@ -383,11 +385,13 @@ def _verdict(answer, truth, tolerance):
         return f"Not yet: {answer} is too {'low' if truth > answer else 'high'}."
     ratio = answer / truth
     given = f"{answer:,}" if isinstance(answer, int) else f"{answer:,.6g}"
-    if 0.5 < ratio < 2:
+    if 0.5 < ratio < 2:   # more digits would tell the answer
         side = "low" if ratio < 1 else "high"
-        return f"Not yet: {given} is {100 * abs(ratio - 1):.2g} % too {side}."
-    times = f"{ratio:,.0f}" if 100 <= abs(ratio) < 1e12 else f"{ratio:.3g}"
-    return f"Not yet: {given} is {times} times the answer.{_unit(ratio)}"
+        far = f"a little too {side}" if 0.9 < ratio < 1.1 else f"too {side}, but not by half"
+        return f"Not yet: {given} is {far}."
+    rough = float(f"{ratio:.1g}")
+    times = f"{rough:,.0f}" if abs(rough) >= 1 else f"{rough:g}"
+    return f"Not yet: {given} is about {times} times the answer.{_unit(ratio)}"
 
 _UNITS = {100: "Is percent asked for, or a share?", 10**3: "Look at the unit.",
           10**6: "Look at the unit.", 10**9: "Look at the unit."}

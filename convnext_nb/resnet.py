@@ -138,7 +138,7 @@ class ResNet(nn.Module):
         depths: tuple[int, ...],  # number of blocks in each of the four stages
         num_classes: int = 1000,  # length of the output; 0: no head, the feature vector
         in_chans: int = 3,  # channels of the image
-        width: int = 64,  # channels of the stem; stage i works on width * 2^i
+        width: int = 64,  # channels of the stem; stage i of 1 to 4 works on width * 2^(i - 1)
         stem_stride: int = 4,  # 4, 2 or 1, see `stem`
         drop_path: float = 0.0,  # stochastic depth of the last block; grows linearly from 0
     ):
@@ -153,7 +153,7 @@ class ResNet(nn.Module):
         self.fc = nn.Linear(out_chs, num_classes) if num_classes else nn.Identity()
         self.apply(_init_convolution)
 
-    def forward(self, x):  # (B, in_chans, H, W)
+    def forward(self, x):  # (B, in_chans, H, W); sizes for stem_stride=4, C channels of layer1
         check_image(x, self.in_chans, self.total_stride)
         x = self.relu(self.bn1(self.conv1(x)))  # (B, width, H/2, W/2)
         x = self.maxpool(x)  # (B, width, H/4, W/4)

@@ -31,7 +31,7 @@ class Step:
     parent: str | None = None  # the step that this one changes
     # the network
     depths: tuple[int, int, int, int] = (3, 4, 6, 3)  # blocks in each stage
-    width: int = 64  # stage i works on width * 2^i channels
+    width: int = 64  # stage i of 1 to 4 works on width * 2^(i - 1) channels
     stem: str = "conv + pool"  # or "patchify": one s x s convolution with stride s
     groups: int | str = 1  # of the k x k convolution; "channels" makes it depthwise
     block: str = "bottleneck"  # "inverted": narrow, wide, narrow; "dw first": k x k comes first
@@ -212,7 +212,7 @@ class DepthwiseFirst(nn.Module):
         drop_path: float = 0.0,  # probability that a sample skips the block in training
     ):
         super().__init__()
-        bias = step.norm == "ln"
+        bias = step.norm == "ln"  # batch norm would take a bias away again
         groups = in_chs if step.groups == "channels" else step.groups
         self.dwconv = nn.Conv2d(in_chs, in_chs, step.kernel, stride, step.kernel // 2,
                                 groups=groups, bias=bias)

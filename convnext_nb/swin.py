@@ -78,7 +78,7 @@ def visible(
 # %% ../nbs/190_swin.ipynb #32dda3c8
 def _frame(H, W, window, shift):
     "Height and width of the padded map, and by how many rows and columns it is rolled."
-    tall = H + -H % window
+    tall = H + -H % window   # -H % window rows are missing to a multiple
     wide = W + -W % window
     up = shift if tall > window else 0
     left = shift if wide > window else 0
@@ -219,6 +219,7 @@ class PatchMerging(nn.Module):
         x = _pad_to_even(x)
         B, H, W, C = x.shape
         x = x.reshape(B, H // 2, 2, W // 2, 2, C)
+        # neighbors column by column, as published weights expect
         x = x.permute(0, 1, 3, 4, 2, 5).flatten(3)  # (B, H / 2, W / 2, 4 * dim)
         x = self.norm(x)
         return self.reduction(x)  # (B, H / 2, W / 2, 2 * dim)

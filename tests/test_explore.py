@@ -58,11 +58,12 @@ def test_a_tolerance_may_be_narrow():
 
 
 @pytest.mark.parametrize("truth, answer, said", [
-    (0.0238, 2.4, "2.4 is 101 times the answer. Is percent asked for, or a share?"),
-    (46, 0.46, "0.46 is 0.01 times the answer. Is percent asked for, or a share?"),
-    (93.6, 93_600, "93,600 is 1,000 times the answer. Look at the unit."),
-    (4.0892, 4_089_200_000, "4,089,200,000 is 1,000,000,000 times the answer. Look at the unit."),
-    (5.9836, 434, "434 is 72.5 times the answer."),
+    (0.0238, 2.4, "2.4 is about 100 times the answer. Is percent asked for, or a share?"),
+    (46, 0.46, "0.46 is about 0.01 times the answer. Is percent asked for, or a share?"),
+    (93.6, 93_600, "93,600 is about 1,000 times the answer. Look at the unit."),
+    (4.0892, 4_089_200_000,
+     "4,089,200,000 is about 1,000,000,000 times the answer. Look at the unit."),
+    (5.9836, 434, "434 is about 70 times the answer."),
     (3.15, "width", "the answer is a number, not 'width'.")])
 def test_a_wrong_unit_is_named(truth, answer, said):
     assert checker({"it": lambda: truth})("it", answer) == f"Not yet: {said}"
@@ -156,3 +157,17 @@ def test_in_colab_a_figure_to_play_with_is_a_page_of_its_own(monkeypatch):
     monkeypatch.setitem(sys.modules, "google.colab", sys)
     bundle = shown._repr_mimebundle_()
     assert set(bundle) == {"text/html"} and "<b>2</b>" in bundle["text/html"]
+
+
+def test_a_wrong_answer_does_not_tell_the_right_one():
+    "What is said is the same for a range of truths, wider than the tolerance."
+    def said(truth): return checker({"it": lambda: truth})("it", 4)
+    assert said(3.1) == said(3.5) == "Not yet: 4 is too high, but not by half."
+    assert said(3.7) == said(3.9) == "Not yet: 4 is a little too high."
+    assert said(0.06) == said(0.0601) == "Not yet: 4 is about 70 times the answer."
+
+
+def test_a_right_answer_begins_the_hints_anew():
+    check = checker({"a": lambda: 1}, hints={"a": ["first", "second"]})
+    assert "first" in check("a", 2) and "second" in check("a", 2)
+    assert check("a", 1) == "Yes." and "first" in check("a", 2)
