@@ -37,7 +37,7 @@ test: $(READY)
 lab: $(READY)
 	@$(BIN)/jupyter trust nbs/*.ipynb >/dev/null || echo "   (notebooks are not trusted: widgets show after a run)"
 	@echo "== JupyterLab on nbs/index.ipynb; Ctrl-C twice ends it"
-	@$(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/nbs/index.ipynb \
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/nbs/index.ipynb \
 		$(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS)
 
 docs: $(READY)

@@ -244,7 +244,8 @@ def find_tiny_imagenet() -> Path | None:
         for meta in sorted(home.glob("tiny-imagenet-200-*-*/meta.json")):
             try: packed = json.loads(meta.read_text())
             except ValueError: continue  # damaged
-            if packed["name"] == "Tiny-ImageNet": return meta.parent  # not pictures called like it
+            named = packed.get("name")  # pictures of other kinds may lie in a zip called like it
+            if named == "Tiny-ImageNet": return meta.parent
     return None
 
 # %% ../nbs/224_archive.ipynb #761f22b2

@@ -151,7 +151,7 @@ def cnx_train(
     asked = check_options(recipe, epochs, args, fields, options)  # before any data are read
     watch = runs.tensorboard() if tensorboard else None
     size = size_for(asked, stream)
-    first = int(os.environ.get("RANK", 0)) == 0   # of several processes, only it prints
+    first = int(os.environ.get("RANK", 0)) == 0   # of several processes, it says what happens
     quiet = json or not first
     dataset = folders.StreamedFolder(data, stream) if stream else load_data(data, quiet, size)
     chosen, dataset = settle(recipe, dataset, classes, holdout, device)
@@ -211,7 +211,8 @@ def check_options(recipe, epochs, model_args, fields, options) -> train.Recipe:
         raise ValueError(f"{', '.join(twice)}: given as an option and in --change; give it once")
     if not isinstance(fields.get("model", ""), str):
         raise ValueError(f"model must be the name of a network, got {fields['model']!r}")
-    known = train.Recipe() if recipe == "auto" else recipe_by_name(recipe)
+    # auto's recipe depends on the data; without warm-up the default one stands for any
+    known = train.Recipe(warmup_epochs=0) if recipe == "auto" else recipe_by_name(recipe)
     asked = changed(known, epochs, model_args, fields, options)
     if recipe != "auto" or "model" in fields | options:  # else the data decide about the network
         cost.on_meta(models.create, asked.model, 2, **asked.model_args)

@@ -232,7 +232,7 @@ def find_pictures(
                                  "validation")
     if unknown := set(found.get("val", ())) - set(classes):
         raise ValueError(f"{path}: {roots['val']} has classes that {roots['train']} lacks: "
-                         f"{sorted(unknown)}")
+                         f"{sorted(unknown)}; rename them alike, or remove them there")
     splits = {split: _listed(by_class, classes) for split, by_class in found.items()}
     used = {name for names, _ in splits.values() for name in names}
     kept = split_folders(archive).get("test", "/")  # for measuring; no name begins with /

@@ -46,7 +46,9 @@ class Preprocessing:
     def from_dict(cls, d: dict) -> "Preprocessing":
         "The inverse of `to_dict`; ValueError for an unknown name."
         if unknown := set(d) - {f.name for f in fields(cls)}:
-            raise ValueError(f"no preprocessing called {', '.join(sorted(unknown))}")
+            known = ", ".join(f.name for f in fields(cls))
+            raise ValueError(f"no preprocessing called {', '.join(sorted(unknown))}; there are: "
+                             f"{known}")
         return cls(**d)
 
 # %% ../nbs/220_images.ipynb #exifturn
@@ -64,7 +66,7 @@ _TURNS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
 def upright(image: Image.Image) -> Image.Image:
     """RGB, turned as the camera was held, with white behind what is transparent.
 
-    ValueError for more than 8 bits a channel."""
+    ValueError for gray of more than 8 bits. (Pillow itself cuts color of 16 bits to 8.)"""
     if image.mode[0] in "IF":  # a conversion would turn everything above 255 white
         raise ValueError(f"mode {image.mode} has more than 8 bits a channel: scale it to 8")
     image.load()  # Pillow turns a TIFF by itself here
@@ -219,7 +221,7 @@ def hold_out(
     fewest = int(torch.bincount(self.train.labels, minlength=len(self.classes)).min())
     if not 0 < per_class < fewest:
         raise ValueError(f"{self.name}: cannot hold out {per_class} training images a class, "
-                         f"the smallest class has {fewest}")
+                         f"the smallest class has {fewest}: hold out fewer")
     held = some_of_each(self.train.labels, lambda n: per_class, seed)
     return replace(self, train=self.train.subset(~held), val=self.train.subset(held),
                    holdout=per_class, holdout_seed=seed,
@@ -250,7 +252,7 @@ def select(
 ) -> Dataset:
     """The data set with fewer classes, labels renumbered.
 
-    ValueError for a number below 2 or above that of the classes, for a name that is unknown, there
+    ValueError for a number below 2 or above that of the classes, for no name or an unknown one, there
     twice or fits several classes, and after `hold_out`."""
     self._nothing_held_out()
     if isinstance(classes, int):
@@ -259,6 +261,7 @@ def select(
                              f"select 2 to {len(self.classes)}, not {classes}")
         keep = [i * len(self.classes) // classes for i in range(classes)]
     else:
+        if not classes: raise ValueError("select at least one class")
         keep = [self._index(name) for name in classes]
         if len(set(keep)) < len(keep):
             raise ValueError(f"{self.name}: {list(classes)} names a class twice; name each once")

@@ -449,7 +449,7 @@ def check_shapes(
         if ".grn." in key:  # (C,), (1, C) or (1, 1, 1, C), in files of any format
             allowed += [own[key].flatten().shape, own[key].flatten()[None].shape]
         if tensor.shape not in allowed:
-            wrong.append(f"{key}: {tuple(tensor.shape)}, expected {tuple(own[key].shape)}")
+            wrong.append(f"{theirs[key]}: {tuple(tensor.shape)}, expected {tuple(allowed[0])}")
     if wrong: raise ValueError(f"{len(wrong)} shapes differ: " + "; ".join(wrong[:6]))
 
 # %% ../nbs/208_keys.ipynb #e2ac5b93

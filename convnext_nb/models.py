@@ -118,12 +118,18 @@ def _from_file(path):
         preprocessing = json.loads(about["preprocessing"])
         classes = json.loads(about["classes"])
     except json.JSONDecodeError as e: raise ValueError(f"{path}: bad metadata ({e})") from e
+    kinds = dict(network_args=(network_args, dict), preprocessing=(preprocessing, dict),
+                 classes=(classes, list))
+    for name, (value, kind) in kinds.items():
+        if not isinstance(value, kind): raise ValueError(f"{path}: {name} is no {kind.__name__}")
     return _built(path, about["network"], network_args, preprocessing, classes)
 
 # %% ../nbs/267_models.ipynb #8a8f1b1d
 def _built(path, model, model_args, preprocessing, classes):
     "The named network with the weights in `path`; nothing may be missing or adapted."
-    try: net = create(model, len(classes), **model_args)
+    try:
+        preprocessing = Preprocessing.from_dict(preprocessing)
+        net = create(model, len(classes), **model_args)
     except ValueError as e: raise ValueError(f"{path}: {e}") from e
     with warnings.catch_warnings():
         warnings.simplefilter("error", weights.Adapted)
@@ -131,7 +137,7 @@ def _built(path, model, model_args, preprocessing, classes):
         except (weights.Adapted, ValueError) as e:
             raise ValueError(f"{path} holds another network than {model} with {len(classes)} "
                              f"classes: {e}") from e
-    return speed_up(net).eval(), Preprocessing.from_dict(preprocessing), tuple(classes)
+    return speed_up(net).eval(), preprocessing, tuple(classes)
 
 # %% ../nbs/267_models.ipynb #30c599ed
 def classify(

@@ -115,7 +115,7 @@ def _new_folder(target, need):
 
 # %% ../nbs/226_packing.ipynb #7e8d699f
 def pack(
-    target: Path,  # the new folder; nothing is done if it is there
+    target: Path,  # the new folder; nothing is done if it is packed already
     archive: Archive,
     splits: dict,  # {"train": (file names, labels), ...}
     convert: Callable,  # from a Pillow image to an RGB one of size x size; must be picklable
@@ -126,8 +126,11 @@ def pack(
     """Decode an archive's images into one file of bytes per split.
 
     ValueError names up to twelve unreadable images; OSError if the disk is full,
-    ChildProcessError if a process that decodes died. In all cases `target` is not there."""
+    ChildProcessError if a process that decodes died. In these cases `target`
+    is not there. FileExistsError if another folder lies there."""
     _check_main_guard()  # such a process would wait for the lock, and be waited for
+    if target.exists() and not is_packed(target) and not _named_by_us(target):
+        raise FileExistsError(f"{target} is there and no packed folder: choose another target")
     total = sum(len(names) for names, _ in splits.values())
     with _new_folder(target, total * size * size * 3) as folder:
         if folder is None: return
@@ -163,9 +166,11 @@ def _complain(archive, faults):
     raise ValueError(f"{archive.path}: {number} images are not readable: {listed}; replace or "
                      "remove the files, or fetch the archive again")
 
+def _named_by_us(target): return re.search("(-[0-9a-f]{8}){2}$", target.name)   # by `packed_at`
+
 def _drop_older(target):
     "Remove what was packed from other states of the archive, and a `target` that is not whole."
-    if re.search("(-[0-9a-f]{8}){2}$", target.name):  # a name from `packed_at`
+    if _named_by_us(target):
         for old in target.parent.glob(glob.escape(target.name[:-8]) + "[0-9a-f]" * 8):
             if (old / "meta.json").exists() or old == target: shutil.rmtree(old)
 
@@ -177,13 +182,16 @@ def is_packed(folder: Path) -> bool:
 def unpack(
     folder: Path,
 ) -> tuple[dict, dict]:  # what was stored beside; {"train": (images uint8 (N, H, W, 3), labels)}
-    "Map a packed folder into memory. ValueError if a file has not the length it should have."
+    "Map a packed folder into memory. ValueError if a file is damaged or has the wrong length."
     again = f"delete {folder} to pack it anew"
-    try: meta = json.loads((folder / "meta.json").read_text())
-    except ValueError as e: raise ValueError(f"{folder / 'meta.json'} is damaged; {again}") from e
+    try:
+        meta = json.loads((folder / "meta.json").read_text())
+        by_split, size = meta.pop("labels"), meta["size"]
+    except (ValueError, KeyError) as e:
+        raise ValueError(f"{folder / 'meta.json'} is damaged; {again}") from e
     splits = {}
-    for name, labels in meta.pop("labels").items():
-        shape = (len(labels), meta["size"], meta["size"], 3)
+    for name, labels in by_split.items():
+        shape = (len(labels), size, size, 3)
         file = folder / f"{name}.u8"
         length = math.prod(shape)
         if not file.exists() or file.stat().st_size != length:

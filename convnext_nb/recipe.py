@@ -218,7 +218,7 @@ PRESETS = {
 
 # %% ../nbs/260_recipe.ipynb #11719a58
 PRESETS |= {
-    # all of Tiny-ImageNet, one CPU core: an hour
+    # all of Tiny-ImageNet, one CPU core: half an hour to an hour
     "hour": Recipe(
         model="convnext_atto", model_args=dict(layer_scale=1.0, drop_path=0.05, init="torch"),
         epochs=8, batch_size=256, lr=4e-3, warmup_epochs=1.0, optimizer="muon",

@@ -6,6 +6,7 @@
 __all__ = ['atomic_write', 'write_error', 'write_json', 'Run', 'machine', 'commit', 'load', 'names', 'free_folder', 'tensorboard']
 
 # %% ../nbs/265_runs.ipynb #77de68da
+import errno
 import fcntl
 import json
 import os
@@ -43,8 +44,10 @@ def atomic_write(path: Path) -> Iterator:
 
 def write_error(path: Path, error: OSError) -> OSError:
     "The error again, with the file and the remedy in its message."
-    return OSError(f"cannot write {path}: {error.strerror or error}; free some space or choose "
-                   "another folder. What was saved before is kept")
+    remedies = {errno.ENOENT: "make its folder first", errno.EACCES: "get the right to write there"}
+    remedy = remedies.get(error.errno, "free some space")
+    return OSError(f"cannot write {path}: {error.strerror or error}; {remedy} or choose another "
+                   "folder. What was saved before is kept")
 
 def write_json(path: Path, data: dict):
     "Writes `data` as JSON to `path`, completely or not at all."
@@ -179,13 +182,17 @@ def commit() -> str | None:
 def load(
     name: str | Path,  # a name in nbs/runs, or a folder's path
 ) -> Run:
-    "A run, finished or not. FileNotFoundError, with names that are close, if there is none."
+    """A run, finished or not. FileNotFoundError, with names that are close, if there is none.
+
+    Names are known in the project's folder, and in nbs/."""
     places = [Path(name).expanduser(), Path("runs") / name, Path("nbs/runs") / name]
     for place in places:
         if (place / "recipe.json").exists(): return Run(place)
     known = names()
     close = get_close_matches(str(name), known) or sorted({n.split("/")[0] + "/..." for n in known})
-    raise FileNotFoundError(f"no run {str(name)!r}; there are: {', '.join(close) or 'none'}")
+    there = f"there are: {', '.join(close)}" if close else \
+            "give a folder's path, or start in the project's folder"
+    raise FileNotFoundError(f"no run {str(name)!r}; {there}")
 
 def names() -> list[str]:
     "Names of the runs that come with the project."

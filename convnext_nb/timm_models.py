@@ -45,7 +45,7 @@ class TimmConvNeXt(convnext.ConvNeXt):
         nn.Module.__init__(self)
         self.__dict__.update(net.__dict__)  # a Module's layers and settings are there; now shared
         dims = [stage[-1].norm.weight.numel() for stage in self.stages]
-        self.num_classes = self.head.out_features
+        self.num_classes = getattr(self.head, "out_features", 0)  # 0: the feature vector
         self.num_features = self.head_hidden_size = dims[-1]
         self.drop_rate = drop_rate
         self.grad_checkpointing = False

@@ -45,17 +45,20 @@ def save(
     path: str | Path,  # a file; .safetensors is added, or takes the place of .pth, .pt or .bin
     format: str | None = None,  # one of `formats(model)`; None: the names of this library
     conv_mlp: bool | None = None,  # as in `convert`
-    **metadata: str,  # text stored beside the weights, such as class names
+    **metadata: str,  # text stored beside the weights; lists, such as class names, as JSON
 ) -> Path:
     """Writes the weights as safetensors in the names of `format`; returns the file's path.
 
     Takes networks in channels-last memory, which safetensors' own `save_file` refuses. OSError if
-    it cannot be written; what was there before is kept. ValueError for an unknown format."""
+    it cannot be written; what was there before is kept. ValueError for an unknown format, and for
+    a network on the meta device."""
     from safetensors.torch import save as to_bytes
     path = Path(path).expanduser()
     name = re.sub(r"\.(safetensors|pth|pt|bin)$", "", path.name)
     path = path.with_name(f"{name}.safetensors")
     state = convert(model, format or formats(model)[0], conv_mlp)
+    if any(t.is_meta for t in state.values()):
+        raise ValueError(f"{type(model).__name__} is on the meta device: load weights first")
     tensors = {k: t.contiguous() for k, t in state.items()}
     with atomic_write(path) as file: file.write(to_bytes(tensors, {"format": "pt", **metadata}))
     return path
@@ -71,6 +74,7 @@ def read(path: str | Path) -> dict[str, torch.Tensor]:
     if path.is_dir(): path = _file_in(path)
     state = _read_shards(path) if path.name.endswith(".index.json") else _read_file(path)
     try: return unwrap(state)
+    except RecursionError: raise ValueError(f"{path}: a dictionary that holds itself") from None
     except ValueError as e: raise ValueError(f"{path}: {e}") from None
 
 def _file_in(folder):
@@ -129,14 +133,18 @@ def unwrap(state: dict | nn.Module) -> dict[str, torch.Tensor]:
     """Opens what scripts wrap around a state dict, and strips `module.` and `_orig_mod.`.
 
     Wrappers: `model`, `state_dict`, `model_ema`, `state_dict_ema`, `net`, ..., the first in this
-    order; else the only state dict. A module counts as its state. ValueError if there is none, or
-    a choice.
+    order, with a warning (`Adapted`) if there are others; else the only state dict. A module counts
+    as its state. ValueError if there is none, or a choice.
     """
     if isinstance(state, nn.Module): return keys.inner_state(state)
     if not isinstance(state, dict): raise _no_state({"the source": state})
-    for key in _INSIDE:
-        if isinstance(state.get(key), (dict, nn.Module)) and _has_tensors(state[key]):
-            return unwrap(state[key])
+    there = [key for key in _INSIDE
+             if isinstance(state.get(key), (dict, nn.Module)) and _has_tensors(state[key])]
+    if there[1:]:
+        warnings.warn(f"took {there[0]!r}; also there and not used: {', '.join(there[1:])}",
+                      Adapted, stacklevel=3)
+    if there: return unwrap(state[there[0]])
+    if not all(isinstance(key, str) for key in state): raise _no_state(state)
     if not all(isinstance(t, torch.Tensor) for t in state.values()):
         inner = [key for key, value in state.items() if _is_state(value)]
         if len(inner) != 1: raise _no_state(state, inner)

@@ -733,3 +733,7 @@ def test_a_picture_that_cannot_be_opened_is_told_as_such(tmp_path, capsys):
     net, pre, classes = models.restore("atto_tiny200")
     assert not list(cli.predict_pictures(net, [tmp_path / "folder.jpg"], pre, classes, 1))
     assert capsys.readouterr().err == f"error: {tmp_path / 'folder.jpg'}: Is a directory\n"
+
+
+def test_auto_takes_fewer_epochs_than_another_recipe_warms_up():
+    assert cli.check_options("auto", 0, {}, dict(epochs=2), {}).epochs == 2

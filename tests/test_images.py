@@ -403,3 +403,7 @@ def test_only_cuda_copies_while_the_cpu_goes_on(device, waits):
     "A copy to Apple's GPU that nobody waits for may read memory that is in other use by then."
     asked = SimpleNamespace(to=lambda device, non_blocking: (device, non_blocking))
     assert images.send(asked, device) == (device, not waits)
+
+
+def test_no_class_is_no_choice():
+    with pytest.raises(ValueError, match="select at least one class"): Shapes(20, 10).select([])

@@ -223,3 +223,13 @@ def test_as_many_names_as_logits():
     picture = Image.new("RGB", (40, 40))
     with pytest.raises(ValueError, match="2 class names for 3 logits"):
         models.classify(network(), [picture], Preprocessing(size=32), ("a", "b"))
+
+
+@pytest.mark.parametrize("key, value, said", [
+    ("classes", "3", "classes is no list"), ("network_args", "null", "network_args is no dict"),
+    ("preprocessing", '{"sise": 3}', "no preprocessing called sise; there are: size")])
+def test_metadata_of_another_kind_are_told_with_the_file(key, value, said, tmp_path):
+    about = dict(network="convnext_atto", network_args="{}", classes='["a", "b"]',
+                 preprocessing=json.dumps(PRE.to_dict())) | {key: value}
+    path = weights.save(convnext.convnext_atto(num_classes=2), tmp_path / "net", **about)
+    with pytest.raises(ValueError, match=f"{path.name}: {said}"): models.restore(path)

@@ -347,3 +347,16 @@ def test_a_script_without_a_main_guard_does_not_wait_for_itself(tmp_path, home):
     assert last.startswith("ChildProcessError") and 'if __name__ == "__main__":' in last
     script.write_text(SCRIPT.replace("data.Image", 'if __name__ == "__main__": data.Image'))
     assert subprocess.run([sys.executable, script, own], timeout=PATIENCE).returncode == 0
+
+
+def test_another_folder_is_not_packed_over(tmp_path):
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(FileExistsError, match="mine is there and no packed folder"):
+        packing.pack(tmp_path / "mine", None, {}, None, 8)
+
+
+@pytest.mark.parametrize("text", ['{"size": 8}', '{"labels": {}}', "{"])
+def test_meta_without_what_it_needs_is_damaged(text, tmp_path):
+    (tmp_path / "meta.json").write_text(text)
+    with pytest.raises(ValueError, match="is damaged; delete .* to pack it anew"):
+        packing.unpack(tmp_path)

@@ -230,3 +230,14 @@ def test_a_lock_that_was_just_removed_is_no_lock(tmp_path, monkeypatch):
         lock(file, how)
     monkeypatch.setattr(runs.fcntl, "flock", late)
     with pytest.raises(ValueError, match="being trained in already; try again"), run.alone(): pass
+
+
+def test_the_remedy_fits_the_error(tmp_path):
+    with pytest.raises(OSError, match="make its folder first or choose another"):
+        runs.write_json(tmp_path / "none" / "x.json", {})
+
+
+def test_elsewhere_names_are_not_known(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match="give a folder's path, or start in the project's"):
+        runs.load("hour/mixed")

@@ -84,3 +84,8 @@ def test_timm_has_no_weights_under_our_name():
         timm.create_model("convnext_nb_tiny", pretrained=True)
     with pytest.raises(TypeError):
         timm.create_model("convnext_nb_tiny", patch_size=3)
+
+
+def test_a_network_without_a_head_has_no_classes():
+    net = timm_models.TimmConvNeXt(convnext.convnext_atto(num_classes=0))
+    assert net.num_classes == 0 and net.eval()(torch.zeros(1, 3, 64, 64)).shape == (1, 320)

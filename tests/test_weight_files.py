@@ -396,3 +396,29 @@ def test_others_may_read_what_the_umask_lets_them(mask, mode, tmp_path):
 def test_a_file_that_is_not_there_shows_what_a_hubs_name_looks_like(name, atto):
     with pytest.raises(FileNotFoundError, match=f"no file {name}; .*timm/convnext_tiny.fb_in1k"):
         weights.load(atto, name)
+
+
+def test_a_network_beside_another_is_named(tmp_path):
+    net = tiny()
+    other = {key: t + 1 for key, t in net.state_dict().items()}
+    torch.save(dict(model=net.state_dict(), model_ema=other, epoch=3), tmp_path / "both.pth")
+    with pytest.warns(weights.Adapted, match="took 'model'; also there and not used: model_ema"):
+        found = weights.read(tmp_path / "both.pth")
+    assert all(torch.equal(t, net.state_dict()[key]) for key, t in found.items())
+
+
+def test_strange_dictionaries_are_refused_in_words(tmp_path):
+    torch.save({0: torch.ones(2)}, tmp_path / "numbered.pth")
+    with pytest.raises(ValueError, match="no state dict found"):
+        weights.read(tmp_path / "numbered.pth")
+    inside = {}
+    inside["model"] = inside
+    torch.save(inside, tmp_path / "itself.pth")
+    with pytest.raises(ValueError, match="holds itself"): weights.read(tmp_path / "itself.pth")
+
+
+def test_a_network_without_numbers_is_not_saved(tmp_path):
+    with torch.device("meta"): net = convnext.convnext_atto()
+    with pytest.raises(ValueError, match="on the meta device: load weights first"):
+        weights.save(net, tmp_path / "net")
+    assert not list(tmp_path.iterdir())

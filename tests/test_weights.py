@@ -324,7 +324,7 @@ def test_a_part_of_qkv_that_is_missing_or_wrong():
     bias = state.pop(key)
     with pytest.raises(ValueError, match=r"missing 1 \(encoder\.layers\.0.*\.k_proj\.bias\)"):
         weights.load(back, state)
-    with pytest.raises(ValueError, match=r"1 shapes differ: .*attn\.k\.bias: \(5,\), expected"):
+    with pytest.raises(ValueError, match=r"1 shapes differ: .*k_proj\.bias: \(5,\), expected"):
         weights.load(back, {**state, key: bias[:5]})
     assert same(back, before)
 
@@ -462,3 +462,11 @@ def test_a_module_with_numbers_of_its_own_is_no_wrapper():
     assert keys.inner_network(whole) is whole and "temperature" in keys.inner_state(whole)
     del whole.temperature
     assert keys.inner_network(whole) is whole.model
+
+
+def test_a_wrong_shape_is_told_as_the_file_has_it():
+    ours = drawn(convnext.convnext_atto)
+    state = weights.convert(ours, "torchvision")
+    state["features.1.0.layer_scale"] = state["features.1.0.layer_scale"].flatten()
+    with pytest.raises(ValueError, match=r"layer_scale: \(40,\), expected \(40, 1, 1\)"):
+        weights.load(ours, state)
