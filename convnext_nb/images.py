@@ -252,8 +252,8 @@ def select(
 ) -> Dataset:
     """The data set with fewer classes, labels renumbered.
 
-    ValueError for a number below 2 or above that of the classes, for no name or an unknown one, there
-    twice or fits several classes, and after `hold_out`."""
+    ValueError for a number below 2 or above that of the classes; for no name, one that is unknown,
+    there twice or fits several classes; and after `hold_out`."""
     self._nothing_held_out()
     if isinstance(classes, int):
         if not 2 <= classes <= len(self.classes):
