@@ -340,8 +340,8 @@ def checker(
 
     Two digits of a fraction are enough; whole numbers must be exact. Tensors are compared by shape
     and numbers. Each wrong answer to an exercise earns the next of its hints; a right one begins
-    anew. ValueError for hints
-    or tolerances of an exercise that does not exist, and from `check` for its name.
+    anew. ValueError for hints or tolerances of an exercise that does not exist, and from `check`
+    for its name.
     """
     hints = hints or {}
     narrow = narrow or {}

@@ -126,8 +126,8 @@ def pack(
     """Decode an archive's images into one file of bytes per split.
 
     ValueError names up to twelve unreadable images; OSError if the disk is full,
-    ChildProcessError if a process that decodes died. In these cases `target`
-    is not there. FileExistsError if another folder lies there."""
+    ChildProcessError if a process that decodes died. In these cases `target` is not
+    there. FileExistsError if another folder lies there."""
     _check_main_guard()  # such a process would wait for the lock, and be waited for
     if target.exists() and not is_packed(target) and not _named_by_us(target):
         raise FileExistsError(f"{target} is there and no packed folder: choose another target")
