@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from . import cost, results
 from .layers import GRN, DropPath
-from .roadmap import Step, build, diff, steps
+from .roadmap import NUMBERS, Step, build, diff, steps
 
 # %% ../nbs/630_anatomy.ipynb #d6385113
 class _Tracer(fx.Tracer):
@@ -288,7 +288,6 @@ CHAPTERS = {  # where the walk teaches a step
 
 # %% ../nbs/630_anatomy.ipynb #0f4e390d
 _OURS = {"steps_shapes": "drawn shapes, 4 epochs", "steps_tiny20": "20 classes of photographs"}
-_NUMBERS = ("top1", "top1_std", "gflops", "gmacs", "params")
 
 def _ours(name):
     "Held-out top-1 of our small runs of a step: every seed, mean and spread."
@@ -303,7 +302,7 @@ def _ours(name):
 def _step_data(s, before, trained):
     "One step of the roadmap for `as_json`."
     every = {k: v for k, v in vars(s).items() if k not in ("name", "label", "parent")}
-    paper = {k: every.pop(k) for k in _NUMBERS}
+    paper = {k: every.pop(k) for k in NUMBERS}
     found = anatomy(s)
     all_boxes = [*found["stem"], *found["stages"], *found["head"]]
     return dict(

@@ -128,6 +128,8 @@ def _numbers(box):
     if box["in"] == box["out"]: return f"{box['out']} channels"
     return f"{box['in']} → {box['out']}"
 
+def _caption(box): return _words(box), _numbers(box)
+
 def _said(box):
     "A box in a sentence."
     return f"{_words(box)} ({_numbers(box)})" if _numbers(box) else _words(box)
@@ -344,8 +346,7 @@ def _marks(a, b, rows):
     left, right = {}, {}
     for one, other in rows:
         if one and other:
-            same = _words(before[one]) == _words(after[other])
-            if not same or _numbers(before[one]) != _numbers(after[other]):
+            if _caption(before[one]) != _caption(after[other]):
                 left[one] = right[other] = "changed"
         elif one: left[one] = "moved" if one in after else "gone"
         else: right[other] = "moved" if other in before else "new"
@@ -531,8 +532,7 @@ def _moving_box(role, frames, tops, most, seconds):
                            _animate("stroke-width", marked, seconds, **_SUDDEN),
                            points=outlines[0], fill=COLORS[shown["kind"]], stroke="currentColor",
                            stroke_width=0.6))
-    lines = [(_words(box), _numbers(box))
-             for box in known]
+    lines = list(map(_caption, known))
     for words, numbers in dict.fromkeys(lines):
         seen = ["1" if line == (words, numbers) else "0" for line in lines]
         label = _text(212, 16 if numbers else _height(shown) / 2 + 4, words)
@@ -542,7 +542,7 @@ def _moving_box(role, frames, tops, most, seconds):
 
 def _changed(boxes, y):
     "For each frame, whether the box has come, has another width or label, or has moved up."
-    def look(box): return box and (_words(box), _numbers(box))
+    def look(box): return box and _caption(box)
     found = [False]
     for i in range(1, len(boxes)):
         other = look(boxes[i]) != look(boxes[i - 1])
@@ -577,11 +577,10 @@ def morph(
     way, frames = [], []
     for s in _road(a, b, regime):
         boxes = parts(s)
-        if frames and [(_words(x), _numbers(x)) for x in boxes] == [
-                (_words(x), _numbers(x)) for x in frames[-1]]: continue
+        if frames and list(map(_caption, boxes)) == list(map(_caption, frames[-1])): continue
         way.append(s)
         frames.append(boxes)
-    tops, heights = _stacked(frames)
+    tops, heights = zip(*(_stack(boxes, 56) for boxes in frames))   # of every frame
     seconds = hold * len(way)
     most = max(map(_widest, frames))
     roles = list(dict.fromkeys(box["role"] for boxes in frames for box in boxes))
@@ -598,10 +597,6 @@ def morph(
     return moving
 
 # %% ../nbs/640_draw.ipynb #b00a2704
-def _stacked(frames):
-    "The heights of all boxes in every frame, and where each frame ends."
-    return zip(*(_stack(boxes, 56) for boxes in frames))
-
 def _captions(way, seconds):
     "Name and accuracy of the step, one text per frame."
     drawn = []
